@@ -113,3 +113,27 @@ def resets(valid: Tensor) -> Tensor:
     with the trajectory and already cleared where it had to be.
     """
     return torch.cat([torch.zeros_like(valid[:1]), ~valid])
+
+
+def observe(
+    own: Tensor,
+    alive: Tensor | None = None,
+    kind: Tensor | None = None,
+    batch_size: torch.Size | None = None,
+    **optional: Tensor | None,
+) -> Observation:
+    """An Observation with everybody alive and of the first kind unless said otherwise.
+
+    own [*, N, O]; for images [*, N, C, H, W] give `alive` or `batch_size` (`[*]`).
+    """
+    if alive is not None:
+        shape = alive.shape
+    elif batch_size is not None:
+        shape = own.shape[: len(batch_size) + 1]
+    else:
+        shape = own.shape[:-1]
+    if alive is None:
+        alive = torch.ones(shape, dtype=torch.bool, device=own.device)
+    if kind is None:
+        kind = torch.zeros(shape, dtype=torch.long, device=own.device)
+    return Observation(own=own, alive=alive, kind=kind, **optional, batch_size=shape[:-1])

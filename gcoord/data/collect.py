@@ -1,0 +1,273 @@
+"""Steps a world with a policy: trajectories to learn from, episodes to judge by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gcoord.envs.team import TeamEnv
+from gcoord.models.agent import Agent
+from gcoord.spec import TeamSpec
+from gcoord.trajectory import Observation, Outcome, Step, Trajectory, learns
+
+
+class Episodes:
+    """Running sums of the episodes under way, on the world's device.
+
+    `add` takes each row; it gives, for the teams whose episode ended with it, the episode's figures: `return` (the
+    team's: the shared reward where it is shared, else the sum over agents), `return_per_agent`, `length` and the
+    world's own metrics.
+    """
+
+    def __init__(self, spec: TeamSpec, device: Any) -> None:
+        self.spec = spec
+        self.reward = torch.zeros(spec.num_envs, device=device)
+        self.length = torch.zeros(spec.num_envs, device=device)
+        self.metrics = {name: torch.zeros(spec.num_envs, device=device) for name in spec.metrics}
+
+    def add(self, seen: Observation, outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
+        """One row -> (done [B] bool, figures by name [B], meaningful where done)."""
+        row = seen.alive & outcome.valid.unsqueeze(-1)
+        reward = torch.where(row, outcome.reward, 0.0).sum(-1)
+        if self.spec.shared_reward:
+            reward = reward / row.sum(-1).clamp(min=1)
+        self.reward += reward
+        self.length += outcome.valid
+        for name, rule in self.spec.metrics.items():
+            now, before = outcome.metrics[name].to(self.reward.dtype), self.metrics[name]
+            if rule == "last":
+                before = torch.where(outcome.valid, now, before)
+            elif rule == "any":
+                before = torch.where(outcome.valid, torch.maximum(now, before), before)
+            else:
+                before = before + torch.where(outcome.valid, now, 0.0)
+            self.metrics[name] = before
+        done = outcome.terminated | outcome.truncated
+        figures = {
+            "return": self.reward.clone(),
+            "return_per_agent": self.reward / (1 if self.spec.shared_reward else self.spec.n_agents),
+            "length": self.length.clone(),
+        }
+        for name, rule in self.spec.metrics.items():
+            figures[name] = self.metrics[name] / self.length.clamp(min=1) if rule == "mean" else self.metrics[name]
+        keep = (~done).to(self.reward.dtype)
+        self.reward, self.length = self.reward * keep, self.length * keep
+        self.metrics = {name: value * keep for name, value in self.metrics.items()}
+        return done, figures
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"reward": self.reward, "length": self.length, "metrics": dict(self.metrics)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.reward, self.length = state["reward"].clone(), state["length"].clone()
+        self.metrics = {name: value.clone() for name, value in state["metrics"].items()}
+
+
+class Collector:
+    """One world, where it stands, and the policy's memory of it.
+
+    Arguments:
+        env: the world; `reset(seed)` is called on the first collection.
+        seed: of the world, and of the rows' random keys.
+    """
+
+    def __init__(self, env: TeamEnv, seed: int) -> None:
+        self.env, self.seed = env, seed
+        self.key = seed * 1_000_003
+        self.seen: Observation | None = None
+        self.memory: Tensor | None = None
+        self.episodes: Episodes
+        self._ended: dict[str, Tensor] = {}
+
+    @property
+    def spec(self) -> TeamSpec:
+        return self.env.spec
+
+    def _begin(self, agent: Agent) -> Observation:
+        seen = self.env.reset(self.seed)
+        self.memory = agent.body.initial((self.spec.num_envs,), self.spec.n_agents, seen.own.device)
+        self.episodes = Episodes(self.spec, seen.own.device)
+        return seen
+
+    def _keys(self, device: Any) -> Tensor:
+        key = torch.arange(self.key, self.key + self.spec.num_envs, device=device)
+        self.key += self.spec.num_envs
+        return key
+
+    @torch.no_grad()
+    def collect(self, agent: Agent, steps: int, epsilon: float = 0.0, log_prob: bool = False) -> Trajectory:
+        """`steps` rows of every team, acting by `agent` (samples; `epsilon` for action values)."""
+        seen = self._begin(agent) if self.seen is None else self.seen
+        first_memory, rows = self.memory, []
+        for _ in range(steps):
+            key = self._keys(seen.own.device)
+            acted = agent.act(seen, self.memory, key=key, epsilon=epsilon)
+            following, outcome = self.env.step(acted.action)
+            rows.append(
+                Step(
+                    seen=seen,
+                    action=acted.action,
+                    reward=outcome.reward,
+                    terminated=outcome.terminated,
+                    truncated=outcome.truncated,
+                    valid=outcome.valid,
+                    key=key,
+                    log_prob=acted.log_prob if log_prob else None,
+                    batch_size=[self.spec.num_envs],
+                )
+            )
+            self.memory = clear(acted.memory, ~outcome.valid)
+            self._end(*self.episodes.add(seen, outcome))
+            seen = following
+        self.seen = seen
+        trajectory = Trajectory(
+            steps=torch.stack(rows),
+            last=seen,
+            last_key=torch.arange(self.key, self.key + self.spec.num_envs, device=seen.own.device),
+            memory=first_memory,
+            batch_size=[],
+        )
+        check_finite(trajectory, self.spec)
+        return trajectory
+
+    def _end(self, done: Tensor, figures: dict[str, Tensor]) -> None:
+        ended = {name: torch.where(done, value, 0.0).sum() for name, value in figures.items()}
+        ended["episodes"] = done.sum().to(self.episodes.reward.dtype)
+        self._ended = {name: self._ended[name] + value for name, value in ended.items()} if self._ended else ended
+
+    def take_figures(self) -> dict[str, float]:
+        """Means over the episodes that ended since the last call, and their number."""
+        if not self._ended:
+            return {"episodes": 0.0}
+        values = dict(zip(self._ended, torch.stack(list(self._ended.values())).tolist(), strict=True))
+        self._ended = {}
+        episodes = values.pop("episodes")
+        figures = {name: value / episodes for name, value in values.items()} if episodes else {}
+        return {**figures, "episodes": episodes}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the world stands (where it can say), what was seen last, and the memory of it."""
+        state: dict[str, Any] = {"key": self.key, "seen": None, "memory": self.memory}
+        if self.seen is not None:
+            state["seen"] = {name: value for name, value in self.seen.to_dict().items() if value is not None}
+            state["episodes"] = self.episodes.state_dict()
+            state["env"] = self.env.state_dict() if hasattr(self.env, "state_dict") else None
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from there; a world that cannot be restored starts new episodes."""
+        self.key, self.memory = state["key"], state["memory"]
+        if state["seen"] is None:
+            return
+        device = state["seen"]["own"].device
+        self.episodes = Episodes(self.spec, device)
+        if state["env"] is None or not hasattr(self.env, "load_state_dict"):
+            self.seen = self.env.reset(self.seed + self.key)
+            self.memory = None if self.memory is None else torch.zeros_like(self.memory)
+            return
+        self.env.load_state_dict(state["env"])
+        self.episodes.load_state_dict(state["episodes"])
+        self.seen = Observation(**state["seen"], batch_size=[self.spec.num_envs])
+
+
+def clear(memory: Tensor | None, where: Tensor) -> Tensor | None:
+    """memory [B, N, D] zeroed for the teams `where` [B]."""
+    return None if memory is None else torch.where(where[:, None, None], memory.new_zeros(()), memory)
+
+
+def check_finite(trajectory: Trajectory, spec: TeamSpec) -> None:
+    """Raises ValueError naming world, team, agent and step if a living agent saw or earned what is no number."""
+    steps = trajectory.steps
+    mask = learns(steps)
+    fields = {"reward": steps.reward.unsqueeze(-1), "own": steps.seen.own, "position": steps.seen.position}
+    for name, value in fields.items():
+        if value is None or not value.is_floating_point():
+            continue
+        bad = mask & ~value.isfinite().flatten(3).all(-1)
+        if bad.any():
+            step, team, agent = (int(i) for i in bad.nonzero()[0])
+            raise ValueError(
+                f"expected finite numbers from {spec.world or 'the world'} (got {name} with NaN or infinity for agent "
+                f"{agent} of team {team}, {step} steps into the rollout)"
+            )
+
+
+Act = Callable[[Observation, Tensor | None, Tensor], tuple[Tensor, Tensor | None]]
+
+
+@torch.no_grad()
+def play(env: TeamEnv, act: Act, memory: Tensor | None, episodes: int, seed: int, limit: int = 100_000) -> dict[str, Tensor]:
+    """Plays whole episodes and gives each figure's values [E], E >= `episodes`, the same number from every team.
+
+    `act(seen, memory, key) -> (action, memory)`; `memory` is the one to start from. Every team plays
+    ceil(episodes / B) episodes, so that short episodes are not over-represented. Raises RuntimeError if that takes
+    more than `limit` steps.
+    """
+    spec = env.spec
+    quota = -(-episodes // spec.num_envs)
+    seen = env.reset(seed)
+    device = seen.own.device
+    running = Episodes(spec, device)
+    played = torch.zeros(spec.num_envs, dtype=torch.long, device=device)
+    values: dict[str, list[Tensor]] = {}
+    key = seed * 1_000_003
+    for _ in range(limit):
+        keys = torch.arange(key, key + spec.num_envs, device=device)
+        key += spec.num_envs
+        action, memory = act(seen, memory, keys)
+        following, outcome = env.step(action)
+        memory = clear(memory, ~outcome.valid)
+        done, figures = running.add(seen, outcome)
+        counted = done & (played < quota)
+        if counted.any():
+            for name, value in figures.items():
+                values.setdefault(name, []).append(value[counted])
+            played += counted
+            if bool((played >= quota).all()):
+                return {name: torch.cat(parts).cpu() for name, parts in values.items()}
+        seen = following
+    raise RuntimeError(f"expected {quota} episodes of every team within {limit} steps of {spec.world} (set env.max_steps)")
+
+
+def acts(agent: Agent, greedy: bool = True) -> Act:
+    """`play`'s act of an agent."""
+
+    def act(seen: Observation, memory: Tensor | None, key: Tensor) -> tuple[Tensor, Tensor | None]:
+        acted = agent.act(seen, memory, key=key, greedy=greedy)
+        return acted.action, acted.memory
+
+    return act
+
+
+def random_actions(spec: TeamSpec, seed: int, device: Any = "cpu") -> Act:
+    """`play`'s act of a policy that draws uniformly among what is available."""
+    generator = torch.Generator(device).manual_seed(seed)
+    wide = (len(spec.actions), spec.n_actions)
+    low, high, counts = torch.zeros(wide), torch.ones(wide), torch.ones(len(spec.actions), dtype=torch.long)
+    discrete = torch.zeros(len(spec.actions), dtype=torch.bool)
+    for kind, space in enumerate(spec.actions):
+        if hasattr(space, "low"):
+            low[kind, : space.n], high[kind, : space.n] = torch.tensor(space.low), torch.tensor(space.high)
+        else:
+            counts[kind], discrete[kind] = space.n, True
+    low, high, counts, discrete = (x.to(device) for x in (low, high, counts, discrete))
+
+    def act(seen: Observation, memory: Tensor | None, key: Tensor) -> tuple[Tensor, Tensor | None]:
+        kind = seen.kind
+        shape = (*kind.shape, spec.n_actions)
+        noise = torch.rand(shape, generator=generator, device=device)
+        box = low[kind] + noise * (high[kind] - low[kind])
+        legal = torch.arange(spec.n_actions, device=device) < counts[kind].unsqueeze(-1)
+        if seen.available is not None:
+            legal = legal & (seen.available | ~seen.available.any(-1, keepdim=True))
+        number = torch.where(legal, noise, -1.0).argmax(-1)
+        if spec.discrete:
+            return number, memory
+        first = torch.zeros_like(box)
+        first[..., 0] = number
+        return torch.where(discrete[kind].unsqueeze(-1), first, box), memory
+
+    return act

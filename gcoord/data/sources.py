@@ -1,0 +1,142 @@
+"""Where batches come from: sized, resumable iterables. On-policy and off-policy differ here and in `prepare` only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gcoord.data.collect import Collector
+from gcoord.learners.base import Learner
+from gcoord.trajectory import Trajectory
+
+
+class Source:
+    """Collects with the learner's current policy and yields batches of it.
+
+    One pass over a source is one round: it collects, then yields `len(source)` batches. Counters of frames
+    (environment steps summed over teams, reset rows not counted) and agent steps are the learner's.
+    """
+
+    def __init__(self, learner: Learner, collectors: list[Collector]) -> None:
+        self.learner, self.collectors = learner, collectors
+        self._before: list[dict[str, Any]] = []
+
+    def collect(self, steps: int) -> list[Trajectory]:
+        """`steps` rows from every world, counted."""
+        learner = self.learner
+        self._before = [collector.state_dict() for collector in self.collectors]
+        was_training = learner.agent.training
+        learner.agent.eval()
+        trajectories = [
+            collector.collect(learner.agent, steps, epsilon=learner.epsilon, log_prob=learner.needs_log_prob)
+            for collector in self.collectors
+        ]
+        learner.agent.train(was_training)
+        valid = [trajectory.steps.valid for trajectory in trajectories]
+        frames = torch.stack([rows.sum() for rows in valid]).tolist()
+        sizes = [collector.spec.n_agents for collector in self.collectors]
+        learner.count(sum(frames), sum(n * size for n, size in zip(frames, sizes, strict=True)))
+        return trajectories
+
+    def take_figures(self) -> dict[str, float]:
+        """Figures of the episodes that ended; with several team sizes also by size, as `return@8`."""
+        by_size = {c.spec.n_agents: c.take_figures() for c in self.collectors}
+        if len(by_size) == 1:
+            return next(iter(by_size.values()))
+        episodes = sum(figures["episodes"] for figures in by_size.values())
+        joint: dict[str, float] = {}
+        for size, figures in by_size.items():
+            joint |= {f"{name}@{size}": value for name, value in figures.items()}
+            for name, value in figures.items():
+                if name != "episodes":
+                    joint[name] = joint.get(name, 0.0) + value * figures["episodes"] / max(episodes, 1)
+        return {**joint, "episodes": episodes}
+
+    def state_dict(self, failed: bool = False) -> dict[str, Any]:
+        """Where everything stands; after a collection that `failed`, where its worlds stood before it."""
+        return {"collectors": self._before if failed else [collector.state_dict() for collector in self.collectors]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for collector, part in zip(self.collectors, state["collectors"], strict=True):
+            collector.load_state_dict(part)
+
+    def feedback(self, index: Tensor, td_error: Tensor) -> None:
+        """Hears the errors of the batch that was learnt last; sources without priorities have no use for them."""
+
+    def close(self) -> None:
+        for collector in self.collectors:
+            collector.env.close()
+
+
+class Rollouts(Source):
+    """Fresh rollouts, each learnt from a few times and thrown away.
+
+    Arguments:
+        learner: whose policy acts and whose `prepare` is called once a rollout.
+        collectors: one for each team size.
+        steps: rows a rollout has of every team (T).
+        epochs: passes over a rollout.
+        minibatch: environment steps in a batch; a recurrent policy gets whole sequences of as many teams as fit.
+    """
+
+    def __init__(
+        self, learner: Learner, collectors: list[Collector], steps: int = 100, epochs: int = 5, minibatch: int = 1600
+    ) -> None:
+        super().__init__(learner, collectors)
+        if min(steps, epochs, minibatch) < 1:
+            raise ValueError(f"expected steps, epochs and minibatch of at least 1 (got {steps}, {epochs}, {minibatch})")
+        self.steps, self.epochs, self.minibatch = steps, epochs, minibatch
+        self.recurrent = learner.agent.body.memory is not None
+
+    def _batches_of(self, collector: Collector) -> int:
+        frames = collector.spec.num_envs * self.steps
+        if self.recurrent:
+            return math.ceil(collector.spec.num_envs / max(self.minibatch // self.steps, 1))
+        return max(round(frames / self.minibatch), 1)
+
+    def __len__(self) -> int:
+        return self.epochs * sum(self._batches_of(collector) for collector in self.collectors)
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        prepared = [self.learner.prepare(trajectory) for trajectory in self.collect(self.steps)]
+        if not self.recurrent:
+            prepared = [flat(trajectory) for trajectory in prepared]
+        for _ in range(self.epochs):
+            cuts: list[tuple[Trajectory, Tensor]] = []
+            for trajectory, collector in zip(prepared, self.collectors, strict=True):
+                columns = trajectory.steps.batch_size[1]
+                order = torch.randperm(columns, device=trajectory.steps.reward.device)
+                cuts += [(trajectory, part) for part in order.tensor_split(self._batches_of(collector))]
+            for i in torch.randperm(len(cuts)).tolist() if len(prepared) > 1 else range(len(cuts)):
+                yield columns_of(*cuts[i])
+
+
+def flat(trajectory: Trajectory) -> Trajectory:
+    """Rows [T, B] laid out as one row of T B columns; only `steps` and what was prepared of them stay."""
+    count = trajectory.steps.batch_size.numel()
+    parts = {name: getattr(trajectory, name) for name in ("advantage", "returns", "value")}
+    return Trajectory(
+        steps=trajectory.steps.reshape(1, count),
+        last=trajectory.last,
+        last_key=trajectory.last_key,
+        **{name: None if x is None else x.reshape(1, count, *x.shape[2:]) for name, x in parts.items()},
+        batch_size=[],
+    )
+
+
+def columns_of(trajectory: Trajectory, columns: Tensor) -> Trajectory:
+    """The teams (columns) of a trajectory that are named; what came after its last row is left out."""
+    rows = {name: getattr(trajectory, name) for name in ("advantage", "returns", "value")}
+    memory = trajectory.memory
+    return Trajectory(
+        steps=trajectory.steps[:, columns],
+        last=trajectory.last[:0],
+        last_key=trajectory.last_key[:0],
+        memory=None if memory is None else memory[columns],
+        **{name: None if x is None else x[:, columns] for name, x in rows.items()},
+        batch_size=[],
+    )

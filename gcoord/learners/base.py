@@ -1,0 +1,161 @@
+"""What all learners share: networks in parameter groups, one optimiser, losses by name, counters, figures.
+
+A learner is a LightningModule that maps a batch to named losses. It never sees an environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from gcoord.models.agent import Agent
+from gcoord.spec import TeamSpec
+from gcoord.trajectory import Trajectory
+
+
+class Learner(lightning.LightningModule):
+    """Base of the learners.
+
+    Subclasses build `self.agent` (the policy that acts and is saved) and any critics or mixers, then implement
+    `losses(batch)` and, where a rollout has to be prepared once, `prepare(trajectory)`.
+
+    Arguments:
+        spec: of the teams learnt from.
+        lr: step size of Adam, for every group that `lr_of` does not name.
+        lr_of: step sizes by group, such as `{critic: 1e-3}`.
+        max_grad_norm: each group's gradient is clipped to this norm on its own.
+        adam_eps: Adam's epsilon.
+    """
+
+    needs_log_prob = False
+    takes_discrete = True
+    takes_continuous = True
+
+    def __init__(
+        self,
+        spec: TeamSpec,
+        lr: float = 3e-4,
+        lr_of: dict[str, float] | None = None,
+        max_grad_norm: float = 10.0,
+        adam_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        if lr <= 0 or max_grad_norm <= 0:
+            raise ValueError(f"expected lr and max_grad_norm above 0 (got {lr} and {max_grad_norm})")
+        self.spec = spec
+        self.lr, self.lr_of, self.max_grad_norm, self.adam_eps = lr, lr_of or {}, max_grad_norm, adam_eps
+        self.agent: Agent
+        self.frames = 0
+        self.agent_steps = 0
+        self.updates = 0
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    # What subclasses give
+
+    def losses(self, batch: Trajectory) -> dict[str, Tensor]:
+        """Named losses that are due on this batch; their sum is minimised."""
+        raise TypeError(f"{type(self).__name__} has no losses")
+
+    def prepare(self, trajectory: Trajectory) -> Trajectory:
+        """Adds to a fresh trajectory what must be computed once; called by the source."""
+        return trajectory
+
+    def after_update(self) -> None:
+        """Runs after each optimiser step (target networks)."""
+
+    @property
+    def epsilon(self) -> float:
+        """Share of random actions while exploring; 0 for policies that sample."""
+        return 0.0
+
+    def groups(self) -> dict[str, list[nn.Module]]:
+        """Networks by parameter group, trained together and clipped apart."""
+        return {"actor": [self.agent]}
+
+    # What Lightning calls
+
+    def training_step(self, batch: Trajectory, batch_idx: int) -> Tensor:
+        terms = self.losses(batch)
+        for name, value in terms.items():
+            self.figure(f"loss_{name}", value)
+        return torch.stack(list(terms.values())).sum()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.updates += 1
+        self.after_update()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        groups = []
+        for name, modules in self.groups().items():
+            parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+            if parameters:
+                groups.append({"params": parameters, "lr": self.lr_of.get(name, self.lr), "name": name})
+        if unknown := sorted(set(self.lr_of) - set(self.groups())):
+            raise ValueError(f"expected lr_of to name groups among {sorted(self.groups())} (got {unknown})")
+        return torch.optim.Adam(groups, lr=self.lr, eps=self.adam_eps, foreach=True)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        for group in optimizer.param_groups:
+            norm = nn.utils.clip_grad_norm_(group["params"], self.max_grad_norm, foreach=True)
+            self.figure(f"grad_norm_{group['name']}", norm)
+
+    # Figures: summed on the device, read once a log line
+
+    def figure(self, name: str, value: Tensor) -> None:
+        """Adds a scalar to the mean that is logged next."""
+        value = value.detach()
+        self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._counts[name] = self._counts.get(name, 0) + 1
+
+    def take_figures(self) -> dict[str, float]:
+        """Means since the last call, read off the device at once."""
+        if not self._sums:
+            return {}
+        names = list(self._sums)
+        values = torch.stack([self._sums[name].float().reshape(()) for name in names]).tolist()
+        means = {name: value / self._counts[name] for name, value in zip(names, values, strict=True)}
+        self._sums, self._counts = {}, {}
+        return means
+
+    def count(self, frames: int, agent_steps: int) -> None:
+        """Adds environment steps (summed over teams) and agent steps to the counters."""
+        self.frames += frames
+        self.agent_steps += agent_steps
+
+    def counters(self) -> dict[str, int]:
+        """frames, agent_steps, updates."""
+        return {"frames": self.frames, "agent_steps": self.agent_steps, "updates": self.updates}
+
+    def set_counters(self, counters: dict[str, int]) -> None:
+        """The inverse of `counters`."""
+        self.frames, self.agent_steps = counters["frames"], counters["agent_steps"]
+        self.updates = counters["updates"]
+
+    def state(self) -> dict[str, Any]:
+        """Everything but the optimiser that goes into a checkpoint."""
+        return {"module": dict(self.state_dict()), "counters": self.counters()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.load_state_dict(state["module"])
+        self.set_counters(state["counters"])
+
+
+def soft_update(targets: Iterable[Tensor], sources: Iterable[Tensor], tau: float) -> None:
+    """target <- (1 - tau) target + tau source."""
+    with torch.no_grad():
+        for target, source in zip(targets, sources, strict=True):
+            if target.is_floating_point():
+                target.lerp_(source.to(target.dtype), tau)
+            else:
+                target.copy_(source)

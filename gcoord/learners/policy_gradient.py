@@ -1,0 +1,159 @@
+"""Policy gradient on fresh rollouts: IPPO and MAPPO by their parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gcoord.learners.base import Learner
+from gcoord.models.agent import Agent, Body
+from gcoord.models.critics import Critic
+from gcoord.models.kinds import policy_head
+from gcoord.models.normaliser import ValueNorm
+from gcoord.returns import gae
+from gcoord.spec import TeamSpec
+from gcoord.trajectory import Trajectory, learns, masked_mean, resets
+
+
+class PolicyGradient(Learner):
+    """Clipped policy gradient with generalised advantages for teams.
+
+    PPO (https://arxiv.org/abs/1707.06347, eq. 7) per agent, weights shared; GAE (https://arxiv.org/abs/1506.02438,
+    eq. 16); value normalisation, value clipping and Huber loss as in MAPPO (https://arxiv.org/abs/2103.01955).
+    IPPO: a `Local` critic. MAPPO: a `Central` one. Every mean is over living agents of valid steps. Departure: actor
+    and critic are stepped together, both at the parameters of the same minibatch; the critic has no memory.
+
+    Arguments:
+        spec: of the teams learnt from.
+        body: makes a fresh body for the actor, and one for the critic.
+        critic: `Local` or `Central`, called with the critic's body.
+        head: called with spec and width; gives the policy head.
+        gamma: discount per step.
+        lam: GAE's lambda.
+        clip: trust region of the probability ratio, also of the value in normalised units (`clip_value`).
+        entropy: weight of the entropy bonus.
+        value_weight: weight of the value loss.
+        huber: where the value loss turns linear, in normalised units.
+        clip_value: clip the value's change by `clip`.
+        normalise_value: learn values in units of running mean and deviation, kept per team size.
+        normalise_advantage: standardise advantages over each rollout.
+    """
+
+    needs_log_prob = True
+
+    def __init__(
+        self,
+        spec: TeamSpec,
+        body: Callable[..., Body],
+        critic: Callable[[Body], Critic],
+        head: Callable[..., nn.Module] = policy_head,
+        gamma: float = 0.99,
+        lam: float = 0.95,
+        clip: float = 0.2,
+        entropy: float = 0.01,
+        value_weight: float = 1.0,
+        huber: float = 10.0,
+        clip_value: bool = True,
+        normalise_value: bool = True,
+        normalise_advantage: bool = True,
+        lr: float = 5e-4,
+        lr_of: dict[str, float] | None = None,
+        max_grad_norm: float = 10.0,
+        adam_eps: float = 1e-5,
+    ) -> None:
+        super().__init__(spec, lr=lr, lr_of=lr_of, max_grad_norm=max_grad_norm, adam_eps=adam_eps)
+        for name, share in (("gamma", gamma), ("lam", lam)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"expected {name} between 0 and 1 (got {share})")
+        self.agent = Agent(body(), partial(head, spec))
+        self.critic = critic(body(memory=None))
+        self.value_norm = ValueNorm() if normalise_value else None
+        self.gamma, self.lam, self.clip = gamma, lam, clip
+        self.entropy, self.value_weight, self.huber = entropy, value_weight, huber
+        self.clip_value, self.normalise_advantage = clip_value, normalise_advantage
+
+    def groups(self) -> dict[str, list[nn.Module]]:
+        return {"actor": [self.agent], "critic": [self.critic]}
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether rows must be read in order."""
+        return self.agent.body.memory is not None
+
+    @torch.no_grad()
+    def prepare(self, trajectory: Trajectory) -> Trajectory:
+        """Adds value [T, B, N] (as the critic gives it, normalised), returns [T, B, N] (normalised) and advantage
+        [T, B, N] (0 off living agents of valid steps). Value statistics are updated before the loss reads them."""
+        steps, seen = trajectory.steps, trajectory.seen
+        n_agents = steps.reward.shape[-1]
+        for network in (self.agent.body, self.critic.body):
+            if network.normaliser is not None:
+                network.normaliser.update(steps.seen.own, learns(steps))
+        raw, _ = self.critic.unroll(seen, None, resets(steps.valid), key=trajectory.keys_of_seen)
+        value = raw if self.value_norm is None else self.value_norm.denormalise(raw, n_agents)
+        shared = torch.tensor([rule == "team" for rule in self.spec.reward], device=raw.device)[steps.seen.kind[0]]
+        advantage, returns = gae(
+            steps.reward,
+            value,
+            seen.alive,
+            steps.terminated,
+            steps.truncated,
+            steps.valid,
+            gamma=self.gamma,
+            lam=self.lam,
+            shared=shared,
+        )
+        mask = learns(steps)
+        spread = masked_mean((returns - masked_mean(returns, mask)) ** 2, mask)
+        error = masked_mean((returns - value[:-1]) ** 2, mask)
+        self.figure("explained_variance", 1 - error / spread.clamp(min=1e-8))
+        if self.value_norm is not None:
+            self.value_norm.update(returns, mask, n_agents)
+            returns = self.value_norm.normalise(returns, n_agents)
+        if self.normalise_advantage:
+            mean = masked_mean(advantage, mask)
+            deviation = masked_mean((advantage - mean) ** 2, mask).sqrt()
+            advantage = (advantage - mean) / (deviation + 1e-8)
+        trajectory.value, trajectory.returns = raw[:-1], returns
+        trajectory.advantage = torch.where(mask, advantage, advantage.new_zeros(()))
+        return trajectory
+
+    def losses(self, batch: Trajectory) -> dict[str, Tensor]:
+        """policy, entropy and value losses of a batch of rows [T, B] (T = 1 unless recurrent)."""
+        steps = batch.steps
+        mask = learns(steps)
+        order = resets(steps.valid)[:-1]
+        choice, features = self.agent.unroll(steps.seen, batch.memory, order, key=steps.key)
+        assert not isinstance(choice, Tensor)
+        log_prob = choice.log_prob(steps.action)
+        log_ratio = torch.where(mask, log_prob - steps.log_prob, log_prob.new_zeros(()))
+        ratio = log_ratio.exp()
+        clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
+        gain = torch.minimum(ratio * batch.advantage, clipped * batch.advantage)
+        entropy = masked_mean(choice.entropy(), mask)
+        value, _ = self.critic.unroll(steps.seen, None, order, key=steps.key)
+        losses = {
+            "policy": -masked_mean(gain, mask),
+            "value": self.value_weight * masked_mean(self._value_loss(value, batch), mask),
+        }
+        if self.entropy:
+            losses["entropy"] = -self.entropy * entropy
+        with torch.no_grad():
+            self.figure("approx_kl", masked_mean(ratio - 1 - log_ratio, mask))
+            self.figure("clip_fraction", masked_mean(((ratio - 1).abs() > self.clip).float(), mask))
+            self.figure("entropy", entropy)
+            degree = features.graph.degree().float()
+            self.figure("mean_degree", masked_mean(degree, mask))
+            self.figure("isolated_share", masked_mean((degree == 0).float(), mask))
+        return losses
+
+    def _value_loss(self, value: Tensor, batch: Trajectory) -> Tensor:
+        loss = F.huber_loss(value, batch.returns, reduction="none", delta=self.huber)
+        if self.clip_value:
+            near = batch.value + (value - batch.value).clamp(-self.clip, self.clip)
+            loss = torch.maximum(loss, F.huber_loss(near, batch.returns, reduction="none", delta=self.huber))
+        return loss

@@ -1,0 +1,170 @@
+"""A trained policy without its trainer: no Lightning, no Hydra, no environment.
+
+`gcoord.load(run).act(observation)` is all it takes. Weights are safetensors, the description is JSON; nothing is
+unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from gcoord.conf import build
+from gcoord.models.agent import Agent
+from gcoord.spec import TeamSpec
+from gcoord.trajectory import Observation
+
+FORMAT_VERSION = 1
+OURS = ("gcoord.models.", "gcoord.graph.")
+
+
+def make_agent(parts: dict[str, Any], spec: TeamSpec, trust: Sequence[str] | None = None) -> Agent:
+    """An untrained agent from its parts: `topology`, `model` (a body) and `head`, each a node with `_target_`.
+
+    With `trust`, only parts whose path starts with one of these prefixes are imported.
+    """
+    trusted = None if trust is None else tuple(trust)
+    topology = build(parts["topology"], trust=trusted)
+    body = build(parts["model"], trust=trusted)(spec, topology)
+    return Agent(body, partial(build(parts["head"], trust=trusted), spec))
+
+
+class Policy:
+    """A trained team policy, greedy by default, for any team size.
+
+    Attributes: `spec`, the teams it was trained on; `trained_on`, their sizes; `agent`, the network (in eval mode).
+    """
+
+    def __init__(self, agent: Agent, spec: TeamSpec, trained_on: Sequence[int] = ()) -> None:
+        self.agent = agent.eval().requires_grad_(False)
+        self.spec = spec
+        self.trained_on = list(trained_on) or [spec.n_agents]
+        self._memory: Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are and observations are expected."""
+        return next(self.agent.parameters()).device
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether it keeps memory between acts."""
+        return self.agent.body.memory is not None
+
+    def to(self, device: Any) -> Policy:
+        """The same policy on another device, its memory forgotten."""
+        self.agent.to(device)
+        self._memory = None
+        return self
+
+    def reset(
+        self, batch_size: int | Sequence[int] = (), n_agents: int | None = None, where: Tensor | None = None
+    ) -> None:
+        """Forgets. With `where` [*] bool, only the memory of those teams is cleared; otherwise memory starts anew for
+        teams of `n_agents` in a batch of `batch_size`."""
+        if where is not None:
+            if self._memory is not None:
+                self._memory = torch.where(where[..., None, None], self._memory.new_zeros(()), self._memory)
+            return
+        shape = (batch_size,) if isinstance(batch_size, int) else tuple(batch_size)
+        self._memory = self.agent.body.initial(shape, n_agents or self.spec.n_agents, self.device)
+
+    @torch.no_grad()
+    def act(self, observation: Observation, greedy: bool = True, key: Tensor | None = None) -> Tensor:
+        """Actions of every agent: [*, N] long, or [*, N, A] float, as `spec.action_shape` says.
+
+        `observation` may have any leading dimensions, team size and number of entities; `key` [*] long is needed by
+        topologies that draw at random. Raises ValueError where the observation is not of the kind trained on.
+        """
+        self._check(observation)
+        memory = self._memory
+        if self.recurrent:
+            expected = (*observation.batch_size, observation.alive.shape[-1])
+            if memory is not None and tuple(memory.shape[:-1]) != expected:
+                raise ValueError(
+                    f"expected a batch of {tuple(memory.shape[:-2])} with {memory.shape[-2]} agents, which is remembered "
+                    f"(got {expected[:-1]} with {expected[-1]}); call reset(batch_size, n_agents) first"
+                )
+        acted = self.agent.act(observation, memory, key=key, greedy=greedy)
+        self._memory = acted.memory
+        return acted.action
+
+    def _check(self, seen: Observation) -> None:
+        spec, own = self.spec, tuple(seen.own.shape)
+        if own[-len(spec.own) :] != spec.own or len(own) < 1 + len(spec.own):
+            raise ValueError(f"expected own of shape [*, N, {', '.join(map(str, spec.own))}] (got {list(own)})")
+        if seen.own.device != self.device:
+            raise ValueError(f"expected an observation on {self.device} (got {seen.own.device})")
+        needed = {
+            "position": spec.position_dim,
+            "entities": spec.entity_dim,
+            "hears": spec.hears,
+            "available": spec.available,
+        }
+        for name, wanted in needed.items():
+            if wanted and getattr(seen, name) is None:
+                raise ValueError(f"expected an observation with `{name}`, as in training (got none)")
+
+
+def save_policy(folder: Path, agent: Agent, parts: dict[str, Any], spec: TeamSpec, trained_on: Sequence[int]) -> None:
+    """Writes policy.safetensors and policy.json: both aside first, then renamed."""
+    data = safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in agent.state_dict().items()})
+    description = {
+        "format_version": FORMAT_VERSION,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "spec": spec.to_dict(),
+        "trained_on": list(trained_on),
+        "parts": parts,
+    }
+    text = json.dumps(description, indent=1).encode()
+    aside = []
+    for name, content in (("policy.safetensors", data), ("policy.json", text)):
+        path = folder / f"{name}.new"
+        try:
+            with open(path, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise OSError(f"could not write {path}: {error.strerror}; what was saved before is untouched") from error
+        aside.append((path, folder / name))
+    for path, final in aside:
+        path.replace(final)
+
+
+def load(run: str | Path, device: Any = "cpu", trust: Sequence[str] = ()) -> Policy:
+    """The policy of a run folder (or of any folder with policy.safetensors and policy.json).
+
+    `trust` names further modules whose parts may be imported, such as `["my_package."]`; only gcoord's own are by
+    default. Raises FileNotFoundError or ValueError, in one line, for a missing, foreign, torn or newer policy.
+    """
+    folder = Path(run)
+    texts = {}
+    for name in ("policy.json", "policy.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"expected a trained policy in {folder} (got no {name})")
+        texts[name] = (folder / name).read_bytes()
+    try:
+        description = json.loads(texts["policy.json"])
+        version = int(description["format_version"])
+        parts, spec = description["parts"], TeamSpec.from_dict(description["spec"])
+        digest, trained_on = description["sha256"], description["trained_on"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"expected {folder / 'policy.json'} to describe a gcoord policy (got {error!r})") from error
+    if version > FORMAT_VERSION:
+        raise ValueError(f"expected policy format {FORMAT_VERSION} or older (got {version}); install a newer gcoord")
+    if hashlib.sha256(texts["policy.safetensors"]).hexdigest() != digest:
+        raise ValueError(f"expected {folder / 'policy.safetensors'} as policy.json describes it (got another checksum)")
+    agent = make_agent(parts, spec, trust=(*OURS, *trust))
+    agent.load_state_dict(safetensors.torch.load(texts["policy.safetensors"]))
+    return Policy(agent.to(device), spec, trained_on)

@@ -1,0 +1,343 @@
+"""Puts the parts of a configuration together and trains them: `build(cfg)`, `fit(run)`.
+
+A run folder holds config.yaml, metrics.csv, policy.safetensors and policy.json, checkpoints/last and checkpoints/best,
+summary.json. Nothing is written before everything is built.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+import warnings
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.loggers.logger import Logger
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from gcoord import conf
+from gcoord.callbacks import Bar, Figures, MetricsFile, Rounds, write_json
+from gcoord.checkpoint import load_state, rng_state, save_state, set_rng_state
+from gcoord.data.collect import Collector, acts, play, random_actions
+from gcoord.data.sources import Source
+from gcoord.envs.team import TeamEnv
+from gcoord.learners.base import Learner
+from gcoord.models.agent import Agent
+from gcoord.policy import load, save_policy
+from gcoord.spec import TeamSpec
+
+# Worlds that learning never sees: periodic evaluation and the final test have seeds of their own.
+EVALUATION_SEED, TEST_SEED = 10_000_019, 20_000_003
+
+
+@dataclass
+class Run:
+    """A run being trained: its configuration, parts and folder (None until training begins)."""
+
+    cfg: DictConfig
+    device: torch.device
+    learner: Learner
+    source: Source
+    parts: dict[str, Any]
+    sizes: list[int]
+    names: dict[str, str] = field(default_factory=dict)
+    folder: Path | None = None
+    best: float = float("-inf")
+    restored: dict[str, Any] | None = None
+    judges: dict[int, TeamEnv] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> TeamSpec:
+        return self.learner.spec
+
+    def judge(self, size: int) -> TeamEnv:
+        """The world for evaluation at a team size, made when first needed."""
+        if size not in self.judges:
+            count = min(self.cfg.evaluation.episodes, self.cfg.evaluation.num_envs)
+            self.judges[size] = make_world(self.cfg, size, count, self.device, EVALUATION_SEED)
+        return self.judges[size]
+
+    def evaluate(self) -> Figures:
+        """Greedy episodes at every training size; the best so far is kept as the run's policy and checkpoint."""
+        agent = self.learner.agent
+        agent.eval()
+        figures = [self.judged(size, EVALUATION_SEED + self.cfg.seed, agent) for size in self.sizes]
+        agent.train()
+        mean = {name: sum(f[name] for f in figures) / len(figures) for name in figures[0]}
+        if mean["return_per_agent"] > self.best:
+            self.best = mean["return_per_agent"]
+            self.save_policy()
+            save_state(self._folder / "checkpoints" / "best", {"learner": self.learner.state(), "figures": mean})
+        return mean
+
+    def judged(self, size: int, seed: int, agent: Agent | None) -> Figures:
+        """Mean figures of greedy episodes of an agent, or of the random policy (None), at a team size."""
+        env = self.judge(size)
+        if agent is None:
+            act, memory = random_actions(env.spec, seed, self.device), None
+        else:
+            act, memory = acts(agent), agent.body.initial((env.spec.num_envs,), size, self.device)
+        values = play(env, act, memory, self.cfg.evaluation.episodes, seed)
+        return {name: float(value.double().mean()) for name, value in values.items()}
+
+    def test(self) -> dict[str, dict[str, Figures]]:
+        """Random and trained (the saved policy) in episodes that no choice was based on, by team size."""
+        policy = load(self._folder, self.device, trust=[""])
+        seed = TEST_SEED + self.cfg.seed
+        return {
+            str(size): {"random": self.judged(size, seed, None), "trained": self.judged(size, seed, policy.agent)}
+            for size in self.sizes
+        }
+
+    @property
+    def _folder(self) -> Path:
+        if self.folder is None:
+            raise RuntimeError("expected a run that has begun (its folder is made by fit)")
+        return self.folder
+
+    def save_policy(self) -> None:
+        save_policy(self._folder, self.learner.agent, self.parts, self.spec, self.sizes)
+
+    def save(self, optimizer: torch.optim.Optimizer, source: dict[str, Any] | None = None) -> None:
+        """checkpoints/last: all that is needed to go on as if nothing had happened."""
+        state = {
+            "learner": self.learner.state(),
+            "optimizer": optimizer.state_dict(),
+            "source": self.source.state_dict() if source is None else source,
+            "rng": rng_state(),
+            "best": self.best,
+        }
+        save_state(self._folder / "checkpoints" / "last", state)
+        self.summarise("running")
+
+    def rescue(self, optimizer: torch.optim.Optimizer) -> None:
+        """A checkpoint after something failed: what was learnt, and the worlds as before the collection that failed."""
+        self.save(optimizer, self.source.state_dict(failed=True))
+        self.summarise("failed")
+
+    def summarise(self, status: str, **more: Any) -> None:
+        write_json(
+            self._folder / "summary.json",
+            {
+                "status": status,
+                "world": self.spec.world,
+                "names": self.names,
+                "sizes": self.sizes,
+                **self.learner.counters(),
+                **more,
+            },
+        )
+
+    def close(self) -> None:
+        self.source.close()
+        for env in self.judges.values():
+            env.close()
+
+
+def pick_device(name: str) -> torch.device:
+    """auto: the first CUDA device if there is one. Raises ValueError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"expected device to be auto, cpu or cuda[:i] (got {name!r})") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"expected a device that is there (got {name!r} with {torch.cuda.device_count()} CUDA devices)")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"expected device to be auto, cpu or cuda[:i] (got {name!r})")
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+
+def make_world(cfg: DictConfig, size: int | None, num_envs: int, device: torch.device, seed: int) -> TeamEnv:
+    """The configured world, with the kind of actions that the algorithm takes where the world offers both."""
+    options: dict[str, Any] = {}
+    learner = conf.locate(cfg.algo._target_)
+    if cfg.env.get("continuous") == "auto" and not learner.takes_continuous:
+        options["continuous"] = False
+    env: TeamEnv = conf.build(cfg.env, n_agents=size, num_envs=num_envs, device=str(device), seed=seed, **options)
+    fits = learner.takes_continuous if env.spec.continuous else learner.takes_discrete
+    if not (fits or env.spec.discrete):
+        env.close()
+        kind = "continuous" if env.spec.continuous else "mixed"
+        raise ValueError(
+            f"expected an algorithm that takes {kind} actions, as {env.spec.world} has them (got {learner.__name__}); "
+            "set env.continuous=false or choose another algo"
+        )
+    return env
+
+
+def build(cfg: DictConfig) -> Run:
+    """Makes worlds, learner and source. Raises ValueError or OSError, in one line, before anything is written."""
+    sizes = [None] if cfg.n_agents is None else conf.team_sizes(cfg.n_agents)
+    for name in ("frames", "num_envs"):
+        if not isinstance(cfg[name], int) or isinstance(cfg[name], bool) or cfg[name] < 1:
+            raise ValueError(f"expected {name} to be a positive whole number (got {cfg[name]!r})")
+    if not isinstance(cfg.seed, int) or cfg.seed < 0:
+        raise ValueError(f"expected seed to be a whole number from 0 on (got {cfg.seed!r})")
+    device = pick_device(cfg.device)
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    seed_all(cfg.seed)
+    share = -(-cfg.num_envs // len(sizes))
+    worlds: list[TeamEnv] = []
+    try:
+        for i, size in enumerate(sizes):
+            worlds.append(make_world(cfg, size, share, device, cfg.seed * 1_009 + i))
+        specs = [world.spec for world in worlds]
+        if differing := [spec for spec in specs if spec.sizes_any() != specs[0].sizes_any()]:
+            raise ValueError(
+                f"expected a world whose observation does not depend on the team's size (got {specs[0].own} at "
+                f"{specs[0].n_agents} agents and {differing[0].own} at {differing[0].n_agents})"
+            )
+        parts = {
+            name: OmegaConf.to_container(node, resolve=True)
+            for name, node in (("topology", cfg.topology), ("model", cfg.model), ("head", cfg.algo.head))
+        }
+        body = partial(conf.build(cfg.model), specs[0], conf.build(cfg.topology))
+        learner: Learner = conf.build(cfg.algo)(spec=specs[0], body=body).to(device)
+        collectors = [Collector(world, cfg.seed * 1_009 + i) for i, world in enumerate(worlds)]
+        source: Source = conf.build(cfg.source)(learner=learner, collectors=collectors)
+    except BaseException:
+        for world in worlds:
+            world.close()
+        raise
+    return Run(cfg, device, learner, source, parts, [spec.n_agents for spec in specs])
+
+
+def resume(folder: Path, frames: int | None = None, device: str | None = None) -> Run:
+    """The run of a folder as its last checkpoint left it; `frames` and `device` may be changed.
+
+    Raises ValueError where there is nothing to go on with: no run, no checkpoint, or a run that has its frames.
+    """
+    cfg = read_config(folder)
+    state = load_state(folder / "checkpoints" / "last")
+    cfg.frames = cfg.frames if frames is None else frames
+    cfg.device = cfg.device if device is None else device
+    done = state["learner"]["counters"]["frames"]
+    if done >= cfg.frames:
+        raise ValueError(f"expected frames above {done}, which {folder} already has, to go on (got {cfg.frames})")
+    run = build(cfg)
+    run.learner.load_state(state["learner"])
+    run.source.load_state_dict(state["source"])
+    run.best, run.restored = state["best"], state
+    return run
+
+
+def initialise(run: Run, folder: Path) -> None:
+    """Starts a new run from another's weights: networks and normalisers, not counters, optimiser or data."""
+    best = folder / "checkpoints" / "best"
+    state = load_state(best if best.exists() else folder / "checkpoints" / "last")["learner"]["module"]
+    own = run.learner.state_dict()
+    differing = [name for name in {**own, **state} if name not in own or name not in state]
+    differing += [name for name in own if name in state and own[name].shape != state[name].shape]
+    if unfit := [name for name in differing if not name.startswith("value_norm.")]:
+        raise ValueError(f"expected the networks of {folder} to fit this configuration (got other {sorted(unfit)[:3]})")
+    run.learner.load_state_dict(state)
+
+
+def read_config(folder: Path) -> DictConfig:
+    """config.yaml of a run folder; raises ValueError, in one line, where there is none."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ValueError(f"expected a run folder with config.yaml (got {folder})")
+    cfg = OmegaConf.load(path)
+    if not isinstance(cfg, DictConfig) or "algo" not in cfg or "env" not in cfg:
+        raise ValueError(f"expected {path} to be the configuration of a run (got something else)")
+    return cfg
+
+
+def seed_all(seed: int) -> None:
+    """Seeds torch, numpy and random."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def fit(run: Run, folder: Path, console: Console | None = None) -> dict[str, Any]:
+    """Trains until `frames`, or Ctrl-C. Returns the summary that it also writes: status and test figures.
+
+    Raises what the world or the disk raise; a checkpoint of the last whole round is saved first.
+    """
+    console = console or Console()
+    folder.mkdir(parents=True, exist_ok=True)
+    run.folder = folder
+    OmegaConf.save(run.cfg, folder / "config.yaml", resolve=True)
+    run.summarise("running")
+    began = time.monotonic()
+    with Bar(run.cfg.frames, run.learner.frames, console) as bar:
+        rounds = Rounds(run, bar)
+        trainer = make_trainer(run, rounds)
+        try:
+            trainer.fit(run.learner, train_dataloaders=run.source)
+        except Exception:
+            if trainer.optimizers:
+                run.rescue(trainer.optimizers[0])
+            raise
+    seconds = time.monotonic() - began
+    status = "interrupted" if rounds.interrupted else "finished"
+    if run.best == float("-inf"):
+        run.save_policy()
+    test = {} if rounds.interrupted else run.test()
+    run.summarise(status, seconds=round(seconds, 1), test=test)
+    return {"status": status, "seconds": seconds, "test": test}
+
+
+def make_trainer(run: Run, rounds: Rounds) -> lightning.Trainer:
+    """Lightning's Trainer, quiet: its steps are ours, its log lines and checkpoints are `Rounds`'s."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*", module="lightning.*")
+    return lightning.Trainer(
+        accelerator="gpu" if run.device.type == "cuda" else "cpu",
+        devices=[run.device.index] if run.device.type == "cuda" else 1,
+        max_epochs=-1,
+        logger=make_loggers(run),
+        callbacks=[rounds, Restore(run)],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        barebones=False,
+    )
+
+
+class Restore(lightning.Callback):
+    """Puts a checkpoint back once Lightning has made the optimiser."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        state = self.run.restored
+        if state is not None:
+            trainer.optimizers[0].load_state_dict(state["optimizer"])
+            set_rng_state(state["rng"])
+            self.run.restored = None
+
+
+def make_loggers(run: Run) -> list[Logger]:
+    """metrics.csv always; TensorBoard, W&B and MLflow as `log` says, offline."""
+    folder, log = run._folder, run.cfg.log
+    loggers: list[Logger] = [MetricsFile(folder, run.learner.frames)]
+    if log.tensorboard:
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        loggers.append(TensorBoardLogger(folder, name="tensorboard", version=""))
+    if log.wandb:
+        from lightning.pytorch.loggers import WandbLogger
+
+        loggers.append(WandbLogger(name=folder.name, save_dir=folder, project="gcoord", offline=True))
+    if log.mlflow:
+        from lightning.pytorch.loggers import MLFlowLogger
+
+        loggers.append(MLFlowLogger("gcoord", run_name=folder.name, tracking_uri=f"sqlite:///{folder}/mlflow.db"))
+    return loggers

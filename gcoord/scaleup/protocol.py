@@ -1,0 +1,213 @@
+"""How a trained policy does at other team sizes, beside random and scripted ones at the same size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from gcoord import conf
+from gcoord.data.collect import Act, acts, play, random_actions
+from gcoord.envs.team import TeamEnv
+from gcoord.policy import Policy, load
+from gcoord.run import pick_device, read_config
+from gcoord.scaleup.report import Row
+from gcoord.scaleup.statistics import interval
+from gcoord.trajectory import Observation
+
+
+@dataclass
+class Trained:
+    """A finished run: its folder, configuration, policy, and how it is called in tables."""
+
+    folder: Path
+    cfg: DictConfig
+    policy: Policy
+    method: str
+    frames: int
+
+    @property
+    def sizes(self) -> str:
+        """Team sizes it was trained on, as `4` or `2+4+8`."""
+        return "+".join(str(n) for n in self.policy.trained_on)
+
+
+def open_run(folder: str | Path, device: torch.device, trust: Sequence[str] = ()) -> Trained:
+    """Raises ValueError or FileNotFoundError, in one line, for what is no finished run."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise FileNotFoundError(f"expected a run folder (got {folder}, which is not there)")
+    cfg = read_config(path)
+    try:
+        summary = json.loads((path / "summary.json").read_text())
+        frames, names = int(summary["frames"]), summary.get("names", {})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"expected {path / 'summary.json'} of a run (got {error!r})") from error
+    method = f"{names.get('algo', 'run')} {names.get('model', '')}".strip()
+    return Trained(path, cfg, load(path, device, trust), method, frames)
+
+
+def latest(root: Path = Path("runs")) -> Path:
+    """The run under `root` that finished last. Raises FileNotFoundError where there is none."""
+    finished = []
+    for path in root.glob("**/summary.json"):
+        try:
+            if json.loads(path.read_text()).get("status") == "finished":
+                finished.append(path)
+        except ValueError as error:
+            raise ValueError(f"expected {path} to be JSON (got {error})") from error
+    if not finished:
+        raise FileNotFoundError(f"expected a finished run under {root}/ (got none); train one: python -m gcoord.train")
+    return max(finished, key=lambda path: path.stat().st_mtime).parent
+
+
+@dataclass
+class Cell:
+    """One policy in one world at one size: values of each figure, one array of episodes a run."""
+
+    method: str
+    mode: str
+    train_n_agents: str
+    n_agents: int
+    values: list[dict[str, Tensor]]
+    frames: int = 0
+
+    def rows(self, world: str, density: str) -> list[Row]:
+        """One row a figure, with its interval."""
+        rows = []
+        for metric in self.values[0]:
+            by_run = [run[metric].double().numpy() for run in self.values]
+            value, low, high = interval(by_run)
+            rows.append(
+                Row(
+                    world=world,
+                    density=density,
+                    train_n_agents=self.train_n_agents,
+                    n_agents=self.n_agents,
+                    method=self.method,
+                    mode=self.mode,
+                    condition="",
+                    metric=metric,
+                    value=value,
+                    ci_low=low,
+                    ci_high=high,
+                    episodes=sum(len(values) for values in by_run),
+                    seeds=len(by_run),
+                    frames=self.frames,
+                )
+            )
+        return rows
+
+
+class Sweep:
+    """Evaluates runs of one world at several team sizes.
+
+    Arguments:
+        runs: finished runs; those of one method and training size count as its seeds.
+        scratch: runs trained from scratch at a size of the sweep, evaluated there only.
+        episodes: whole episodes a run and size; every team plays the same number.
+        num_envs: teams stepped together.
+        seed: of the worlds; the same for every policy, so that all meet the same episodes.
+        env: changes to the world's configuration, such as `{"density": "arena"}`.
+        device: where everything runs.
+        say: hears what is being done.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Trained],
+        scratch: Sequence[Trained] = (),
+        episodes: int = 100,
+        num_envs: int = 100,
+        seed: int = 1000,
+        env: dict[str, Any] | None = None,
+        device: str = "cpu",
+        say: Callable[[str], None] = print,
+    ) -> None:
+        worlds = {run.policy.spec.world for run in (*runs, *scratch)}
+        if len(worlds) != 1:
+            raise ValueError(f"expected runs of one world (got {sorted(worlds)})")
+        if episodes < 1 or num_envs < 1:
+            raise ValueError(f"expected episodes and num_envs of at least 1 (got {episodes} and {num_envs})")
+        self.runs, self.scratch = runs, scratch
+        self.episodes, self.num_envs, self.seed = episodes, num_envs, seed
+        self.env, self.device, self.say = env or {}, pick_device(device), say
+        self.density = ""
+
+    def world(self, run: Trained, size: int) -> TeamEnv:
+        """The world a run was trained in, at another size."""
+        node = OmegaConf.merge(run.cfg.env, self.env)
+        if "continuous" in node:
+            node.continuous = not run.policy.spec.discrete
+        count = min(self.episodes, self.num_envs)
+        env: TeamEnv = conf.build(node, n_agents=size, num_envs=count, device=str(self.device), seed=self.seed)
+        if env.spec.sizes_any() != run.policy.spec.sizes_any():
+            env.close()
+            raise ValueError(
+                f"expected {env.spec.world} at {size} agents to look as in training, own {run.policy.spec.own} "
+                f"(got own {env.spec.own})"
+            )
+        return env
+
+    def play(self, env: TeamEnv, act: Act, memory: Tensor | None, seed: int) -> dict[str, Tensor]:
+        return play(env, act, memory, self.episodes, seed)
+
+    def at(self, size: int, modes: Iterable[str]) -> list[Cell]:
+        """All policies at one size: random, scripted where the world has a script, the runs, and those from scratch."""
+        first = self.runs[0]
+        env = self.world(first, size)
+        try:
+            self.density = env.spec.density
+            cells = []
+            seeds = max(len(self.runs), 1)
+            if "random" in modes:
+                played = [
+                    self.play(env, random_actions(env.spec, self.seed + i, self.device), None, self.seed + i)
+                    for i in range(min(seeds, 3))
+                ]
+                cells.append(Cell("random", "random", "", size, played))
+            if "scripted" in modes and hasattr(env, "scripted"):
+                cells.append(Cell("script", "scripted", "", size, [self.play(env, scripted(env), None, self.seed)]))
+            groups: dict[tuple[str, str], list[Trained]] = {}
+            for run in self.runs if "zero_shot" in modes else ():
+                groups.setdefault((run.method, run.sizes), []).append(run)
+            for (method, sizes), members in groups.items():
+                played = [self.trained(env, run, i) for i, run in enumerate(members)]
+                cells.append(Cell(method, "zero_shot", sizes, size, played, max(run.frames for run in members)))
+            here = [run for run in self.scratch if run.policy.trained_on == [size]]
+            if here:
+                played = [self.trained(env, run, i) for i, run in enumerate(here)]
+                cells.append(Cell(here[0].method, "scratch", str(size), size, played, max(r.frames for r in here)))
+            return cells
+        finally:
+            env.close()
+
+    def trained(self, env: TeamEnv, run: Trained, index: int) -> dict[str, Tensor]:
+        """Greedy episodes of one run's policy."""
+        body = run.policy.agent.body
+        memory = body.initial((env.spec.num_envs,), env.spec.n_agents, self.device)
+        return self.play(env, acts(run.policy.agent), memory, self.seed + index)
+
+    def rows(self, sizes: Sequence[int], modes: Iterable[str] = ("zero_shot", "random", "scripted")) -> list[Row]:
+        """The whole sweep, tidy."""
+        rows: list[Row] = []
+        for size in sizes:
+            self.say(f"{size} agents ...")
+            for cell in self.at(size, modes):
+                rows += cell.rows(self.runs[0].policy.spec.world, self.density)
+        return rows
+
+
+def scripted(env: TeamEnv) -> Act:
+    """`play`'s act of the world's own script."""
+
+    def act(seen: Observation, memory: Tensor | None, key: Tensor) -> tuple[Tensor, Tensor | None]:
+        return env.scripted(seen), memory  # type: ignore[attr-defined]
+
+    return act

@@ -1,0 +1,98 @@
+"""Trains a team: `python -m gcoord.train n_agents=4`. See `--help` for every option."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from gcoord import run as runs
+from gcoord.command import Job, run_command
+
+
+def train(cfg: DictConfig, job: Job) -> None:
+    """One run: build everything, then make its folder, then train, then say how it went and what to type next."""
+    console = Console()
+    if cfg.resume is not None:
+        folder = Path(cfg.resume)
+        job.only("resume", "frames", "device")
+        run = runs.resume(folder, **{key: cfg[key] for key in ("frames", "device") if key in job.given})
+    else:
+        run = runs.build(cfg)
+        run.names = dict(job.choices)
+        folder = run_folder(cfg, run, job)
+        if cfg.init_from is not None:
+            runs.initialise(run, Path(cfg.init_from))
+    for line in about(run, folder):
+        console.print(line, highlight=False, soft_wrap=True)
+    try:
+        summary = runs.fit(run, folder, console)
+    finally:
+        run.close()
+    if summary["status"] == "interrupted":
+        console.print(f"stopped; go on with: python -m gcoord.train resume={folder}", soft_wrap=True, highlight=False)
+        return
+    console.print(results(summary["test"], run))
+    console.print(f"{summary['seconds']:.0f} s of training; the policy is in {folder}", highlight=False, soft_wrap=True)
+    larger = ",".join(str(n) for n in dict.fromkeys([*run.sizes, *(max(run.sizes) * k for k in (2, 4, 8))]))
+    console.print(f"next: python -m gcoord.evaluate run={folder} 'n_agents=[{larger}]'", highlight=False, soft_wrap=True)
+
+
+def validate(cfg: DictConfig, job: Job) -> None:
+    """All that `train` would refuse, without making anything."""
+    if cfg.resume is not None:
+        job.only("resume", "frames", "device")
+        runs.read_config(Path(cfg.resume))
+        return
+    small = cfg.copy()
+    small.num_envs = 1
+    runs.build(small).close()
+
+
+def run_folder(cfg: DictConfig, run: runs.Run, job: Job) -> Path:
+    """run_dir, or one under runs/ named by time, world, algorithm, team and seed; with the job's number in a multirun.
+
+    Raises ValueError for a folder that already holds a run: it is gone on with by resume=.
+    """
+    sizes = "-".join(str(n) for n in run.sizes)
+    algo = str(job.choices.get("algo", cfg.algo._target_.rpartition(".")[2].lower()))
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{run.spec.world.replace('/', '-')}-{algo}-n{sizes}-s{cfg.seed}"
+    folder = Path(cfg.run_dir) if cfg.run_dir is not None else Path("runs") / name
+    if job.number is not None:
+        folder = folder / str(job.number) if cfg.run_dir is not None else Path(f"{folder}-{job.number}")
+    if (folder / "config.yaml").exists():
+        run.close()
+        raise ValueError(f"expected a run_dir without a run (got {folder}); go on with it by resume={folder}")
+    return folder
+
+
+def about(run: runs.Run, folder: Path) -> list[str]:
+    """What is about to be trained, in words."""
+    spec, cfg = run.spec, run.cfg
+    team = " and ".join(str(n) for n in run.sizes)
+    weights = sum(p.numel() for p in run.learner.agent.parameters())
+    actions = "numbered" if spec.discrete else "continuous" if spec.continuous else "mixed"
+    return [
+        f"{spec.world}: {team} agents, {cfg.num_envs} teams at once, {actions} actions, density {spec.density}",
+        f"{type(run.learner).__name__} with {weights:,} weights in the policy, on {run.device}, into {folder}",
+    ]
+
+
+def results(test: dict[str, dict[str, dict[str, float]]], run: runs.Run) -> Table:
+    """Random and trained side by side, in episodes that no choice was based on."""
+    table = Table(title=f"{run.cfg.evaluation.episodes} greedy test episodes", title_justify="left")
+    figures = [name for name in next(iter(test.values()))["trained"] if name != "length"]
+    for name in ("agents", "policy", *figures):
+        table.add_column(name, justify="left" if name == "policy" else "right")
+    for size, row in test.items():
+        for who, values in row.items():
+            table.add_row(size, who, *(f"{values[name]:.3f}" for name in figures))
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("train", train, validate=validate))
