@@ -83,7 +83,7 @@ def test_shared_strided_and_expanded_tensors_come_back_with_memory_of_their_own(
         "p": torch.nn.Parameter(base),
     }
     loaded = save_and_load(tmp_path, state)
-    assert same(state, loaded)
+    assert same({**state, "p": base}, loaded)  # a parameter comes back as a plain tensor
     loaded["a"] += 1
     assert loaded["b"].equal(base) and load_state(tmp_path)["a"].equal(base)
 
@@ -110,16 +110,12 @@ def test_other_types_are_refused_with_their_place_and_nothing_is_written(tmp_pat
 
 
 def test_random_streams_continue_where_they_were(tmp_path):
-    def draw():
-        return (
-            torch.rand(3).tolist(),
-            np.random.rand(3).tolist(),
-            np.random.randn(),
-            random.random(),
-            random.gauss(0, 1),
-        )
+    legacy = np.random  # the global stream, on purpose
 
-    draw(), np.random.randn(), random.gauss(0, 1)  # leaves a cached normal in numpy's and Python's stream
+    def draw():
+        return torch.rand(3).tolist(), legacy.rand(), legacy.randn(), random.random(), random.gauss(0, 1)
+
+    draw()  # an odd number of normals: the second of each pair is cached in numpy's and Python's stream
     save_state(tmp_path, rng_state())
     expected = draw()
     assert draw() != expected
