@@ -179,7 +179,7 @@ def test_when_the_whole_team_is_dead_nothing_follows():
 
 
 def test_n_step_targets_by_hand():
-    case = dict(alive=None, terminated=flags("00001"), truncated=flags("01000"), gamma=0.5, **EPISODES)
+    case = {**EPISODES, "alive": None, "terminated": flags("00001"), "truncated": flags("01000"), "gamma": 0.5}
     # One step: 1 + 10; 2 + 15 (truncated: the last observation's value); 0; 3 + 25; 4.
     close(n_step(**case, n=1), 11, 17, 0, 28, 4)
     # Two: 1 + .5 * 17; cut; 0; 3 + .5 * 4; 4.
@@ -187,8 +187,9 @@ def test_n_step_targets_by_hand():
 
 
 def test_n_step_uses_the_rows_there_are():
-    case = dict(alive=None, terminated=flags("000"), truncated=flags("000"), valid=flags("111"), gamma=0.5)
-    target = n_step(row(1, 1, 1), row(9, 9, 9, 8), **case, n=2)
+    rows = {"reward": row(1, 1, 1), "value": row(9, 9, 9, 8), "alive": None}
+    ends = {"terminated": flags("000"), "truncated": flags("000"), "valid": flags("111")}
+    target = n_step(**rows, **ends, gamma=0.5, n=2)
     close(target, 1 + 0.5 + 0.25 * 9, 1 + 0.5 + 0.25 * 8, 1 + 0.5 * 8)
 
 

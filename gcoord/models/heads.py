@@ -72,8 +72,9 @@ class TanhNormalChoice:
     `log_prob` is the density in the box's units, change of variables included. It is a function of the action alone,
     so the same parameters give the same number at collection and when learning; tanh(u) is held `EDGE` away from
     +-1, where float32 no longer tells actions apart (|u| up to 7.25). `entropy` is that of the action itself,
-    H(u) + E[log |da/du|], the expectation by Gauss-Hermite quadrature with `NODES` nodes (off by less than 0.001 nats
-    a component up to a deviation of 1, 0.03 at 2): no noise, differentiable, and it falls again when a deviation grows so large that actions pile up at the bounds.
+    H(u) + E[log |da/du|], the expectation by Gauss-Hermite quadrature with `NODES` nodes (off by less than 0.001
+    nats a component up to a deviation of 1, 0.03 at 2): no noise, differentiable, and it falls again when a deviation
+    grows so large that actions pile up at the bounds.
 
     Arguments:
         mean, log_std: of u, [*, N, n]; log_std may be [n].

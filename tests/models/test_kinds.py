@@ -152,7 +152,7 @@ def test_the_head_follows_from_the_spec():
     assert isinstance(q_head(spec(*SPACES["discrete"]), DIM), KindQ)
     box = policy_head(spec(MOVE), DIM)
     assert box.low.tolist() == [-1, 0] and box.high.tolist() == [1, 4]
-    with pytest.raises(ValueError, match="expected discrete actions .*env.continuous=false") as error:
+    with pytest.raises(ValueError, match=r"expected discrete actions .*env\.continuous=false") as error:
         q_head(spec(MOVE), DIM)
     assert "\n" not in str(error.value)
 
