@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from gcoord.spec import TeamSpec
-from gcoord.trajectory import Observation, Outcome
+from gcoord.trajectory import Observation, Outcome, Trajectory
 
 
 @runtime_checkable
@@ -26,3 +26,16 @@ class TeamEnv(Protocol):
     def step(self, action: Tensor) -> tuple[Observation, Outcome]: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class CollectsItself(Protocol):
+    """A TeamEnv whose workers act for themselves, a whole fragment at a time.
+
+    `collect(policy_state, T)` sends the policy (the dotted path of what builds it, and its weights) to the workers once
+    and returns T rows that follow the ones before: no message a step, and no policy older than the fragment.
+    """
+
+    spec: TeamSpec
+
+    def collect(self, policy_state: dict[str, Any], T: int) -> Trajectory: ...

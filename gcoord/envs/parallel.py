@@ -1,0 +1,414 @@
+"""Any PettingZoo ParallelEnv as a batch of teams, in this process or in worker processes."""
+
+from __future__ import annotations
+
+import os
+import warnings
+import zlib
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from gcoord.envs.copies import Copies, Fields, kept_randomness, lay_out, one_line
+from gcoord.envs.recipe import Recipe, find_function, make_world, missing, takes
+from gcoord.envs.spaces import Channels, Kinds, Layout, read_layout
+from gcoord.envs.workers import Workers
+from gcoord.spec import Discrete, Reward, TeamSpec
+from gcoord.trajectory import Observation, Outcome
+
+SEEN = ("own", "alive", "position", "entities", "entity_position", "entity_present", "available")
+Scripted = Callable[[TeamSpec, Observation], Tensor]
+
+
+class ParallelTeamEnv:
+    """`num_envs` copies of a PettingZoo ParallelEnv as a TeamEnv.
+
+    Slots are `possible_agents` in order; agents with equal spaces are of one kind, `own` is padded to the widest and
+    `available` marks the actions that a narrower kind has not. An agent that leaves `agents`, terminates or truncates
+    while others go on is dead from the next observation on, and its reward of that step counts. The team terminates
+    when all have gone and none of the last was truncated; where some were, it is truncated and these are alive in
+    the last observation. Continuous actions are clipped to their bounds, discrete ones out of range are refused.
+
+    Every episode of every copy has a seed of its own, made from (seed, copy, episode number): the number of workers
+    changes nothing, and a saved environment is restored by playing its episodes' actions again.
+
+    Arguments:
+        recipe: how a copy is made and read.
+        num_envs: copies (B). workers: processes that share them, 0 for none, "auto" for one a CPU.
+        n_agents: team size that the world must turn out to have, None for any.
+        reward: what the world's rewards are: each agent's own, the team's, or mixed.
+        scale: `own` is divided by it; None: 255 for images of bytes, else 1.
+        scripted: (spec, observation) -> action, a hand-written policy.
+
+    Raises ValueError where the world does not fit, RuntimeError in one line where it fails while running.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        num_envs: int = 1,
+        n_agents: int | None = None,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        workers: int | Literal["auto"] = "auto",
+        reward: Reward = "own",
+        scale: float | None = None,
+        scripted: Scripted | None = None,
+        world: str = "parallel",
+        density: str = "none",
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"expected num_envs to be a positive whole number (got {num_envs})")
+        layout, shapes = _probe(recipe)
+        if n_agents is not None and n_agents != len(layout.names):
+            raise ValueError(f"expected n_agents={len(layout.names)}, the team size of {world} (got {n_agents})")
+        self.spec = TeamSpec(
+            num_envs=num_envs,
+            n_agents=len(layout.names),
+            own=layout.own,
+            actions=layout.actions,
+            kinds=layout.kinds,
+            reward=(reward,) * len(layout.kinds),
+            n_entities=shapes["entities"][0] if "entities" in shapes else 0,
+            entity_dim=shapes["entities"][1] if "entities" in shapes else 0,
+            position_dim=shapes["position"][1] if "position" in shapes else 0,
+            available=layout.available,
+            rejoins=recipe.rejoins,
+            max_steps=recipe.max_steps,
+            metrics=dict(recipe.reductions),
+            world=world,
+            density=density,
+        )
+        self.device = torch.device(device)
+        self._layout, self._scripted = layout, scripted
+        self._scale = scale if scale is not None else (255.0 if layout.own_dtype == "uint8" else 1.0)
+        fields = _fields(self.spec, layout, shapes)
+        count = _count_workers(workers, num_envs)
+        self._backend: Workers | Copies
+        if count:
+            self._backend = Workers(recipe, layout, fields, num_envs, count)
+            self._arrays = self._backend.arrays
+        else:
+            self._arrays = lay_out(fields)
+            self._backend = Copies(recipe, layout, self._arrays, range(num_envs))
+        self._kind = torch.tensor(layout.kind, device=self.device).expand(num_envs, -1)
+        self._bounds = _bounds(self.spec, layout)
+        self._seed, self._episode = _checked_seed(seed), np.full(num_envs, -1)
+        # Actions since each copy's reset: the last `_since[b]` of `_actions`.
+        self._actions: list[np.ndarray] = []
+        self._since = np.zeros(num_envs, dtype=np.int64)
+        self._last: Observation | None = None
+        self._closed = False
+
+    def reset(self, seed: int | None = None) -> Observation:
+        """Restarts every team: with the next seeds of the stream, or with the first of a new one."""
+        self._require_open()
+        if seed is not None:
+            self._seed, self._episode[:] = _checked_seed(seed), -1
+        self._episode += 1
+        self._write_next_seeds(np.arange(self.spec.num_envs), ahead=0)
+        self._backend.reset()
+        self._write_next_seeds(np.arange(self.spec.num_envs))
+        self._actions, self._since[:] = [], 0
+        return self._observe()
+
+    def step(self, action: Tensor) -> tuple[Observation, Outcome]:
+        """action [B, N] long, or [B, N, A] float where a kind acts in a box."""
+        self._require_open()
+        if self._last is None:
+            raise RuntimeError("expected reset before step (got a step first)")
+        done = self._arrays["terminated"] | self._arrays["truncated"]
+        self._write_action(action, done)
+        self._backend.step()
+        self._remember(done)
+        arrays = self._arrays
+        outcome = Outcome(
+            reward=self._tensor("reward"),
+            terminated=self._tensor("terminated"),
+            truncated=self._tensor("truncated"),
+            valid=self._tensor("valid"),
+            metrics=TensorDict(
+                {
+                    name: torch.from_numpy(arrays["metrics"][:, i]).to(self.device, copy=True)
+                    for i, name in enumerate(self.spec.metrics)
+                },
+                batch_size=[self.spec.num_envs],
+            ),
+            batch_size=[self.spec.num_envs],
+        )
+        return self._observe(), outcome
+
+    def close(self) -> None:
+        """Closes the worlds and stops the workers; safe to call twice."""
+        if not self._closed:
+            self._closed = True
+            self._backend.close()
+
+    def scripted(self, observation: Observation) -> Tensor:
+        """The world's hand-written policy: action [B, N] or [B, N, A]."""
+        if self._scripted is None:
+            raise NotImplementedError(f"expected a world with a scripted policy (got {self.spec.world})")
+        return self._scripted(self.spec, observation)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where every copy stands: its episode and the actions since its reset, and a checksum of what is seen."""
+        if self._last is None:
+            return {"seed": self._seed, "episode": torch.from_numpy(self._episode.copy())}
+        played = [self._played(b) for b in range(self.spec.num_envs)]
+        return {
+            "seed": self._seed,
+            "episode": torch.from_numpy(self._episode.copy()),
+            "since": torch.from_numpy(self._since.copy()),
+            "actions": torch.from_numpy(np.concatenate(played)),
+            "checksum": torch.from_numpy(self._checksums()),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Brings every copy to where it stood; warns where the world shows something else than when it was saved."""
+        self._require_open()
+        episode = state["episode"].numpy()
+        if len(episode) != self.spec.num_envs:
+            raise ValueError(f"expected the state of num_envs={self.spec.num_envs} copies (got {len(episode)})")
+        self._seed, self._episode = int(state["seed"]), episode.copy()
+        self._actions, self._since[:], self._last = [], 0, None
+        if "actions" not in state:
+            return
+        actions, since = state["actions"].numpy(), state["since"].numpy()
+        if actions.shape[1:] != self._arrays["action"].shape[1:]:
+            raise ValueError(
+                f"expected saved actions of shape {self._arrays['action'].shape[1:]} (got {actions.shape[1:]})"
+            )
+        parts = np.split(actions, np.cumsum(since)[:-1])
+        copies = range(self.spec.num_envs)
+        self._backend.replay({b: (self._episode_seed(b, episode[b]), parts[b]) for b in copies})
+        self._write_next_seeds(np.arange(self.spec.num_envs))
+        longest = int(since.max())
+        self._actions = [np.zeros_like(self._arrays["action"]) for _ in range(longest)]
+        for b, part in enumerate(parts):
+            for row, action in zip(self._actions[longest - len(part) :], part, strict=True):
+                row[b] = action
+        self._since[:] = since
+        self._observe()
+        if strange := np.flatnonzero(self._checksums() != state["checksum"].numpy()).tolist():
+            warnings.warn(
+                f"{self.spec.world} does not replay exactly: environments {strange} differ from the saved ones, so "
+                "the run goes on but is not the same",
+                stacklevel=2,
+            )
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("expected an open environment (got a closed one)")
+
+    def _write_action(self, action: Tensor, done: np.ndarray) -> None:
+        target = self._arrays["action"]
+        if tuple(action.shape) != target.shape or action.is_floating_point() != (target.dtype.kind == "f"):
+            kind = "float" if target.dtype.kind == "f" else "long"
+            raise ValueError(
+                f"expected a {kind} action of shape {target.shape} (got {action.dtype} of {tuple(action.shape)})"
+            )
+        given = action.detach().cpu().numpy()
+        read = self._arrays["alive"] & ~done[:, None]
+        low, high, whole = self._bounds
+        if self.spec.discrete:
+            wrong = ((given < 0) | (given > high[..., 0])) & read
+        else:
+            # Column 0 holds the number of a discrete action; a box clips, and reads no column beyond its own.
+            first = given[..., 0]
+            outside = (first < 0) | (first > high[..., 0]) | (first != np.floor(first))
+            used = np.isnan(given) & ~np.isnan(low)
+            wrong = ((outside & whole) | used.any(-1)) & read
+            given = np.where(read[..., None] & ~np.isnan(low), np.clip(given, low, high), 0)
+        if wrong.any():
+            b, i = map(int, np.argwhere(wrong)[0])
+            space = self.spec.actions[self._layout.kind[i]]
+            name = self._layout.names[i]
+            raise ValueError(f"expected an action in {space} (got {given[b, i]} for agent {name!r} of environment {b})")
+        np.copyto(target, given)
+
+    def _remember(self, done: np.ndarray) -> None:
+        """Counts the actions since each reset; `done` are the copies that were reset by this step."""
+        self._actions.append(self._arrays["action"].copy())
+        self._since = np.where(done, 0, self._since + 1)
+        if len(self._actions) > 2 * self._since.max() + 64:
+            del self._actions[: len(self._actions) - int(self._since.max())]
+        if done.any():
+            self._episode += done
+            self._write_next_seeds(np.flatnonzero(done))
+
+    def _played(self, b: int) -> np.ndarray:
+        """Actions [t, N, ...] of copy b since its reset."""
+        since = int(self._since[b])
+        rows = [action[b] for action in self._actions[len(self._actions) - since :]]
+        return (
+            np.stack(rows) if rows else np.zeros((0, *self._arrays["action"].shape[1:]), self._arrays["action"].dtype)
+        )
+
+    def _episode_seed(self, b: int, episode: int) -> int:
+        """A number below 2^31, which every kind of generator takes."""
+        return int(np.random.SeedSequence((self._seed, b, int(episode))).generate_state(1)[0]) >> 1
+
+    def _write_next_seeds(self, copies: np.ndarray, ahead: int = 1) -> None:
+        for b in copies.tolist():
+            self._arrays["next_seed"][b] = self._episode_seed(b, self._episode[b] + ahead)
+
+    def _tensor(self, name: str) -> Tensor:
+        return torch.from_numpy(self._arrays[name]).to(self.device, copy=True)
+
+    def _observe(self) -> Observation:
+        own = self._tensor("own")
+        if own.dtype == torch.uint8 or self._scale != 1.0:
+            own = own.to(torch.float32).div_(self._scale)
+        rest = {name: self._tensor(name) for name in SEEN[1:] if name in self._arrays}
+        self._last = Observation(own=own, kind=self._kind.clone(), **rest, batch_size=[self.spec.num_envs])
+        return self._last
+
+    def _checksums(self) -> np.ndarray:
+        """[B]: of what each copy's team last saw, as it was returned (an interrupted step changes the arrays)."""
+        assert self._last is not None
+        seen = [getattr(self._last, name).cpu().numpy() for name in SEEN if name in self._arrays]
+        return np.array(
+            [zlib.crc32(b"".join(part[b].tobytes() for part in seen)) for b in range(self.spec.num_envs)], np.int64
+        )
+
+
+def parallel(
+    maker: str,
+    n_agents: int | None = None,
+    num_envs: int = 1,
+    device: str = "cpu",
+    seed: int = 0,
+    maker_kwargs: dict[str, Any] | None = None,
+    positions: str | None = None,
+    entities: str | None = None,
+    workers: int | Literal["auto"] = "auto",
+    reward: Reward = "own",
+    max_steps: int | None = None,
+    rejoins: bool = False,
+    channels: Channels = "last",
+    kinds: Kinds = "spaces",
+    size_argument: str = "n_agents",
+    scale: float | None = None,
+) -> ParallelTeamEnv:
+    """A PettingZoo world that gcoord has never seen.
+
+    Arguments:
+        maker: `package.module:function`, called with `size_argument`=n_agents where its signature takes it (or where
+            another `size_argument` is named), and with `maker_kwargs`; returns a ParallelEnv.
+        positions: `package.module:function`, env -> {agent: coordinates}; None: agents have no positions.
+        entities: `package.module:function`, env -> (features [M, Oe], positions [M, P][, present [M]]).
+        reward: whether the world's rewards are each agent's `own`, the `team`'s, or `mixed`.
+        max_steps: steps after which we truncate, besides what the world does.
+        rejoins: whether dead agents may come back. channels: where images have theirs.
+        kinds: agents are of one kind if their `spaces` are equal; `names` also tells them apart by name.
+    """
+    kwargs = dict(maker_kwargs or {})
+    if n_agents is not None and (size_argument != "n_agents" or takes(find_function(maker), size_argument)):
+        kwargs[size_argument] = n_agents
+    recipe = Recipe(
+        maker,
+        kwargs,
+        positions=positions,
+        entities=entities,
+        max_steps=max_steps,
+        rejoins=rejoins,
+        channels=channels,
+        kinds=kinds,
+    )
+    return ParallelTeamEnv(
+        recipe, num_envs, n_agents, device, seed, workers=workers, reward=reward, scale=scale, world=maker
+    )
+
+
+def _probe(recipe: Recipe) -> tuple[Layout, dict[str, tuple[int, ...]]]:
+    """The layout of a world, and the shapes of what its hooks return, from one copy that is thrown away."""
+    hooks = {name: getattr(recipe, name) for name in ("positions", "entities", "metrics")}
+    found = {name: find_function(path) for name, path in hooks.items() if path}
+    find_function(recipe.maker)
+    shapes: dict[str, tuple[int, ...]] = {}
+    with kept_randomness():
+        try:
+            env = make_world(recipe)
+            infos = env.reset(seed=0)[1]
+        except ModuleNotFoundError as error:
+            raise missing(error, recipe.maker) from error
+        except Exception as error:
+            raise ValueError(f"expected {recipe.maker} to make a ParallelEnv (got {one_line(error)})") from error
+        layout = read_layout(env, infos, recipe.channels, recipe.kinds)
+        if "positions" in found:
+            places = [np.asarray(place) for place in found["positions"](env).values()]
+            if not places or any(place.shape != places[0].shape or place.ndim != 1 for place in places):
+                raise ValueError(f"expected {recipe.positions} to give agent -> coordinates [P], alike for all")
+            shapes["position"] = (len(layout.names), *places[0].shape)
+        if "entities" in found:
+            features, places, *_ = (np.asarray(part) for part in found["entities"](env))
+            if features.ndim != 2 or places.ndim != 2 or len(features) != len(places):
+                raise ValueError(f"expected {recipe.entities} to give features [M, Oe] and positions [M, P]")
+            shapes |= {
+                "entities": features.shape,
+                "entity_position": places.shape,
+                "entity_present": features.shape[:1],
+            }
+        given = set(found["metrics"](env)) if "metrics" in found else set()
+        if given != set(recipe.reductions):
+            raise ValueError(
+                f"expected metrics {sorted(recipe.reductions)} (got {sorted(given)} from {recipe.metrics})"
+            )
+        env.close()
+    return layout, shapes
+
+
+def _fields(spec: TeamSpec, layout: Layout, shapes: dict[str, tuple[int, ...]]) -> Fields:
+    """Shape and dtype of the arrays through which copies and team talk."""
+    b, n = spec.num_envs, spec.n_agents
+    fields: Fields = {
+        "action": ((b, n, *spec.action_shape), "int64" if spec.discrete else "float32"),
+        "next_seed": ((b,), "int64"),
+        "own": ((b, n, *layout.own), layout.own_dtype),
+        "alive": ((b, n), "bool"),
+        "reward": ((b, n), "float32"),
+        "terminated": ((b,), "bool"),
+        "truncated": ((b,), "bool"),
+        "valid": ((b,), "bool"),
+        "metrics": ((b, len(spec.metrics)), "float32"),
+    }
+    for name, shape in shapes.items():
+        fields[name] = ((b, *shape), "bool" if name == "entity_present" else "float32")
+    if spec.available:
+        fields["available"] = ((b, n, spec.n_actions), "bool")
+    return fields
+
+
+def _bounds(spec: TeamSpec, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """low and high [N, A], NaN where a slot has no such component; whole [N]: whose column 0 is a number."""
+    low = np.full((spec.n_agents, spec.n_actions), np.nan, np.float32)
+    high = low.copy()
+    whole = np.array([isinstance(spec.actions[k], Discrete) for k in layout.kind])
+    for i, k in enumerate(layout.kind):
+        space = spec.actions[k]
+        if isinstance(space, Discrete):
+            low[i, 0], high[i, 0] = 0, space.n - 1
+        else:
+            low[i, : space.n], high[i, : space.n] = space.low, space.high
+    return low, high, whole
+
+
+def _count_workers(workers: int | Literal["auto"], num_envs: int) -> int:
+    if workers == "auto":
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        count = min(cpus, num_envs)
+        # One worker would only add the way to it and back.
+        return count if count > 1 else 0
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+        raise ValueError(f"expected workers to be 'auto' or a whole number of processes (got {workers!r})")
+    return min(workers, num_envs)
+
+
+def _checked_seed(seed: int) -> int:
+    if seed < 0:
+        raise ValueError(f"expected a seed of at least 0 (got {seed})")
+    return int(seed)

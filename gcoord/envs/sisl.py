@@ -1,0 +1,149 @@
+"""SISL worlds, set up so that nothing an agent senses depends on the size of its team."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from gcoord.envs.recipe import Recipe, find_function
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gcoord.envs.parallel import ParallelTeamEnv
+    from gcoord.spec import TeamSpec
+    from gcoord.trajectory import Observation
+
+# The world's own team, quarry and map, whose densities `density="fixed"` keeps.
+PURSUERS, EVADERS, SIDE = 8, 30, 16
+
+
+def pursuit(
+    n_agents: int | None = None,
+    num_envs: int = 1,
+    device: str = "cpu",
+    seed: int = 0,
+    workers: int | Literal["auto"] = "auto",
+    density: Literal["fixed", "arena"] = "fixed",
+    continuous: bool | Literal["auto"] = "auto",
+    shared_reward: bool = True,
+    surround: bool = True,
+    max_cycles: int = 500,
+    n_evaders: int | None = None,
+    x_size: int | None = None,
+    y_size: int | None = None,
+    scale: float = 1.0,
+    **options: Any,
+) -> ParallelTeamEnv:
+    """Pursuers on a grid surround evaders that move at random (https://pettingzoo.farama.org/environments/sisl/pursuit).
+
+    An agent senses the 7 x 7 cells about it (walls, pursuers, evaders: own [3, 7, 7], counts divided by `scale`, so
+    they mean the same in every team) and stands at `position`, in cells. Five actions: left, right, up, down, stay.
+    A caught evader pays 5 to each that surrounds it, touching one 0.01, every step costs 0.1; shared by all by default.
+
+    Arguments:
+        n_agents: pursuers, 1 to 128; None: the world's 8.
+        density: `fixed`: the map's sides grow with sqrt(n / 8) from 16 and the evaders with n / 8 from 30; `arena`:
+            16 x 16 with 30 evaders whatever the team.
+        n_evaders, x_size, y_size: say these yourself (None: by `density`).
+        options: what else `pursuit_v5` takes.
+
+    Metrics: `catches`, evaders removed so far, and `success`, their share; both at the episode's end.
+    Raises ValueError for a team that its map cannot hold (the world would search for free cells for ever).
+    """
+    from gcoord.envs.parallel import ParallelTeamEnv
+
+    if continuous is True:
+        raise ValueError("expected continuous=false or auto in sisl/pursuit, whose actions are discrete (got true)")
+    n = PURSUERS if n_agents is None else n_agents
+    if not 1 <= n <= 128:
+        raise ValueError(f"expected 1 to 128 agents in sisl/pursuit (got {n})")
+    if density not in ("fixed", "arena"):
+        raise ValueError(f"expected density to be fixed or arena (got {density!r})")
+    ratio = n / PURSUERS if density == "fixed" else 1.0
+    side = max(4, round(SIDE * math.sqrt(ratio)))
+    x_size, y_size = x_size or side, y_size or side
+    n_evaders = n_evaders or max(1, round(EVADERS * ratio))
+    _require_room(n, n_evaders, x_size, y_size)
+    kwargs = dict(
+        n_pursuers=n,
+        n_evaders=n_evaders,
+        x_size=x_size,
+        y_size=y_size,
+        shared_reward=shared_reward,
+        surround=surround,
+        max_cycles=max_cycles,
+        **options,
+    )
+    recipe = Recipe(
+        "gcoord.envs.sisl:make_pursuit",
+        kwargs,
+        positions="gcoord.envs.sisl:pursuit_positions",
+        metrics="gcoord.envs.sisl:pursuit_metrics",
+        reductions={"catches": "last", "success": "last"},
+        max_steps=max_cycles,
+    )
+    return ParallelTeamEnv(
+        recipe,
+        num_envs,
+        n,
+        device,
+        seed,
+        workers,
+        reward="team" if shared_reward else "own",
+        scale=scale,
+        scripted=chase,
+        world="sisl/pursuit",
+        density=density,
+    )
+
+
+def make_pursuit(**kwargs: Any) -> Any:
+    """The world itself."""
+    return find_function("pettingzoo.sisl.pursuit_v5:parallel_env")(**kwargs)
+
+
+def pursuit_positions(env: Any) -> dict[str, Any]:
+    """Each pursuer's cell."""
+    base = env.unwrapped
+    return dict(zip(base.possible_agents, (p.current_position() for p in base.env.pursuers), strict=True))
+
+
+def pursuit_metrics(env: Any) -> dict[str, float]:
+    """Evaders removed since the reset, and their share."""
+    gone = env.unwrapped.env.evaders_gone
+    return {"catches": float(gone.sum()), "success": float(gone.mean())}
+
+
+def chase(spec: TeamSpec, observation: Observation) -> Tensor:
+    """Each goes to the free cell beside the nearest evader in view, and waits there; moves at random seeing none."""
+    import torch
+
+    own = observation.own
+    half = own.shape[-1] // 2
+    offset = torch.arange(own.shape[-1], device=own.device) - half
+    # Channels are [walls, pursuers, evaders], rows y and columns x, oneself in the middle.
+    dy, dx = torch.meshgrid(offset, offset, indexing="ij")
+    distance = (dx.abs() + dy.abs()).float().expand(own.shape[:2] + dx.shape).flatten(2)
+    seen = own[:, :, 2].flatten(2) > 0
+    near, cell = distance.masked_fill(~seen, torch.inf).min(-1)
+    x, y = dx.flatten()[cell], dy.flatten()[cell]
+    across = x.abs() >= y.abs()
+    # Actions: 0 x - 1, 1 x + 1, 2 y + 1, 3 y - 1, 4 stay.
+    toward = torch.where(across, torch.where(x > 0, 1, 0), torch.where(y > 0, 2, 3))
+    step = torch.where(near <= 1, 4, toward)
+    return torch.where(seen.any(-1), step, torch.randint_like(step, 4))
+
+
+def _require_room(n: int, n_evaders: int, x_size: int, y_size: int) -> None:
+    """Pursuers keep a cell apart when placed, evaders too; at random that fills some 0.36 of the free cells."""
+    two_d_maps = find_function("pettingzoo.sisl.pursuit.utils.two_d_maps:rectangle_map")
+    free = int((two_d_maps(x_size, y_size) == 0).sum())
+    room = max(1, int(0.3 * free))
+    if max(n, n_evaders) > room:
+        raise ValueError(
+            f"expected at most {room} pursuers and evaders each on {x_size} x {y_size} cells (got {n} and "
+            f"{n_evaders}); use density=fixed or a larger x_size and y_size"
+        )
