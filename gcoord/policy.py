@@ -24,7 +24,7 @@ from gcoord.spec import TeamSpec
 from gcoord.trajectory import Observation
 
 FORMAT_VERSION = 1
-OURS = ("gcoord.models.", "gcoord.graph.")
+OURS = ("gcoord.models", "gcoord.graph")
 
 
 def make_agent(parts: dict[str, Any], spec: TeamSpec, trust: Sequence[str] | None = None) -> Agent:
@@ -117,7 +117,9 @@ class Policy:
 
 def save_policy(folder: Path, agent: Agent, parts: dict[str, Any], spec: TeamSpec, trained_on: Sequence[int]) -> None:
     """Writes policy.safetensors and policy.json: both aside first, then renamed."""
-    data = safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in agent.state_dict().items()})
+    data = safetensors.torch.save(
+        {name: value.detach().cpu().contiguous() for name, value in agent.state_dict().items()}
+    )
     description = {
         "format_version": FORMAT_VERSION,
         "sha256": hashlib.sha256(data).hexdigest(),
@@ -142,11 +144,11 @@ def save_policy(folder: Path, agent: Agent, parts: dict[str, Any], spec: TeamSpe
         path.replace(final)
 
 
-def load(run: str | Path, device: Any = "cpu", trust: Sequence[str] = ()) -> Policy:
+def load(run: str | Path, device: Any = "cpu", trust: Sequence[str] | None = ()) -> Policy:
     """The policy of a run folder (or of any folder with policy.safetensors and policy.json).
 
-    `trust` names further modules whose parts may be imported, such as `["my_package."]`; only gcoord's own are by
-    default. Raises FileNotFoundError or ValueError, in one line, for a missing, foreign, torn or newer policy.
+    `trust` names further modules whose parts may be imported, such as `["my_package"]`; only gcoord's own are by
+    default, and any with None. Raises FileNotFoundError or ValueError, in one line, for a missing, foreign, torn or newer policy.
     """
     folder = Path(run)
     texts = {}
@@ -165,6 +167,6 @@ def load(run: str | Path, device: Any = "cpu", trust: Sequence[str] = ()) -> Pol
         raise ValueError(f"expected policy format {FORMAT_VERSION} or older (got {version}); install a newer gcoord")
     if hashlib.sha256(texts["policy.safetensors"]).hexdigest() != digest:
         raise ValueError(f"expected {folder / 'policy.safetensors'} as policy.json describes it (got another checksum)")
-    agent = make_agent(parts, spec, trust=(*OURS, *trust))
+    agent = make_agent(parts, spec, trust=None if trust is None else (*OURS, *trust))
     agent.load_state_dict(safetensors.torch.load(texts["policy.safetensors"]))
     return Policy(agent.to(device), spec, trained_on)

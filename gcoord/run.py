@@ -89,7 +89,7 @@ class Run:
 
     def test(self) -> dict[str, dict[str, Figures]]:
         """Random and trained (the saved policy) in episodes that no choice was based on, by team size."""
-        policy = load(self._folder, self.device, trust=[""])
+        policy = load(self._folder, self.device, trust=None)
         seed = TEST_SEED + self.cfg.seed
         return {
             str(size): {"random": self.judged(size, seed, None), "trained": self.judged(size, seed, policy.agent)}
@@ -150,7 +150,9 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise ValueError(f"expected device to be auto, cpu or cuda[:i] (got {name!r})") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"expected a device that is there (got {name!r} with {torch.cuda.device_count()} CUDA devices)")
+        raise ValueError(
+            f"expected a device that is there (got {name!r} with {torch.cuda.device_count()} CUDA devices)"
+        )
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"expected device to be auto, cpu or cuda[:i] (got {name!r})")
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
@@ -225,6 +227,7 @@ def resume(folder: Path, frames: int | None = None, device: str | None = None) -
     if done >= cfg.frames:
         raise ValueError(f"expected frames above {done}, which {folder} already has, to go on (got {cfg.frames})")
     run = build(cfg)
+    run.source.attach(folder / "checkpoints")
     run.learner.load_state(state["learner"])
     run.source.load_state_dict(state["source"])
     run.best, run.restored = state["best"], state
@@ -270,6 +273,7 @@ def fit(run: Run, folder: Path, console: Console | None = None) -> dict[str, Any
     folder.mkdir(parents=True, exist_ok=True)
     run.folder = folder
     OmegaConf.save(run.cfg, folder / "config.yaml", resolve=True)
+    run.source.attach(folder / "checkpoints")
     run.summarise("running")
     began = time.monotonic()
     with Bar(run.cfg.frames, run.learner.frames, console) as bar:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -19,11 +20,10 @@ def train(cfg: DictConfig, job: Job) -> None:
     console = Console()
     if cfg.resume is not None:
         folder = Path(cfg.resume)
-        job.only("resume", "frames", "device")
-        run = runs.resume(folder, **{key: cfg[key] for key in ("frames", "device") if key in job.given})
+        run = runs.resume(folder, **may_change(cfg, job))
     else:
         run = runs.build(cfg)
-        run.names = dict(job.choices)
+        run.names = {group: choice for group, choice in job.choices.items() if choice}
         folder = run_folder(cfg, run, job)
         if cfg.init_from is not None:
             runs.initialise(run, Path(cfg.init_from))
@@ -39,18 +39,30 @@ def train(cfg: DictConfig, job: Job) -> None:
     console.print(results(summary["test"], run))
     console.print(f"{summary['seconds']:.0f} s of training; the policy is in {folder}", highlight=False, soft_wrap=True)
     larger = ",".join(str(n) for n in dict.fromkeys([*run.sizes, *(max(run.sizes) * k for k in (2, 4, 8))]))
-    console.print(f"next: python -m gcoord.evaluate run={folder} 'n_agents=[{larger}]'", highlight=False, soft_wrap=True)
+    console.print(
+        f"next: python -m gcoord.evaluate run={folder} 'n_agents=[{larger}]'", highlight=False, soft_wrap=True
+    )
 
 
 def validate(cfg: DictConfig, job: Job) -> None:
     """All that `train` would refuse, without making anything."""
     if cfg.resume is not None:
-        job.only("resume", "frames", "device")
+        may_change(cfg, job)
         runs.read_config(Path(cfg.resume))
         return
     small = cfg.copy()
     small.num_envs = 1
     runs.build(small).close()
+
+
+def may_change(cfg: DictConfig, job: Job) -> dict[str, Any]:
+    """What resume= was given besides: frames and device may be changed, anything else is refused."""
+    allowed = ("resume", "frames", "device")
+    for override in job.overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if key not in allowed:
+            raise ValueError(f"expected resume= with frames= and device= at most (got {override!r})")
+    return {key: cfg[key] for key in ("frames", "device") if job.names(key)}
 
 
 def run_folder(cfg: DictConfig, run: runs.Run, job: Job) -> Path:

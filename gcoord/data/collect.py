@@ -86,11 +86,44 @@ class Collector:
     def spec(self) -> TeamSpec:
         return self.env.spec
 
-    def _begin(self, agent: Agent) -> Observation:
-        seen = self.env.reset(self.seed)
-        self.memory = agent.body.initial((self.spec.num_envs,), self.spec.n_agents, seen.own.device)
-        self.episodes = Episodes(self.spec, seen.own.device)
-        return seen
+    def begin(self, agent: Agent) -> Observation:
+        """What is seen now; the first call resets the world."""
+        if self.seen is None:
+            self.seen = self.env.reset(self.seed)
+            self.memory = agent.body.initial((self.spec.num_envs,), self.spec.n_agents, self.seen.own.device)
+            self.episodes = Episodes(self.spec, self.seen.own.device)
+        return self.seen
+
+    def example(self, agent: Agent) -> tuple[Step, Tensor | None]:
+        """No rows, but of the shapes and types that `collect` will give: steps [0, B] and memory [0, B, N, D]."""
+        seen = self.begin(agent)
+        spec, device = self.spec, seen.own.device
+        shape = (0, spec.num_envs)
+        flag = torch.zeros(shape, dtype=torch.bool, device=device)
+        steps = Step(
+            seen=seen.unsqueeze(0)[:0],
+            action=torch.zeros(
+                *shape,
+                spec.n_agents,
+                *spec.action_shape,
+                dtype=torch.long if spec.discrete else torch.float32,
+                device=device,
+            ),
+            reward=torch.zeros(*shape, spec.n_agents, device=device),
+            terminated=flag,
+            truncated=flag.clone(),
+            valid=flag.clone(),
+            key=torch.zeros(shape, dtype=torch.long, device=device),
+            batch_size=list(shape),
+        )
+        return steps, None if self.memory is None else self.memory.unsqueeze(0)[:0]
+
+    @staticmethod
+    def _remembered(memories: list[Tensor | None], every: bool) -> Tensor | None:
+        rows = [memory for memory in memories if memory is not None]
+        if not rows:
+            return None
+        return torch.stack(rows[:-1]) if every else rows[0]
 
     def _keys(self, device: Any) -> Tensor:
         key = torch.arange(self.key, self.key + self.spec.num_envs, device=device)
@@ -98,10 +131,15 @@ class Collector:
         return key
 
     @torch.no_grad()
-    def collect(self, agent: Agent, steps: int, epsilon: float = 0.0, log_prob: bool = False) -> Trajectory:
-        """`steps` rows of every team, acting by `agent` (samples; `epsilon` for action values)."""
-        seen = self._begin(agent) if self.seen is None else self.seen
-        first_memory, rows = self.memory, []
+    def collect(
+        self, agent: Agent, steps: int, epsilon: float = 0.0, log_prob: bool = False, memories: bool = False
+    ) -> Trajectory:
+        """`steps` rows of every team, acting by `agent` (samples; `epsilon` for action values).
+
+        With `memories`, what a recurrent policy remembered before each row is kept: memory is [T, B, N, D].
+        """
+        seen = self.begin(agent)
+        remembered, rows = [self.memory], []
         for _ in range(steps):
             key = self._keys(seen.own.device)
             acted = agent.act(seen, self.memory, key=key, epsilon=epsilon)
@@ -120,6 +158,8 @@ class Collector:
                 )
             )
             self.memory = clear(acted.memory, ~outcome.valid)
+            if memories:
+                remembered.append(self.memory)
             self._end(*self.episodes.add(seen, outcome))
             seen = following
         self.seen = seen
@@ -127,7 +167,7 @@ class Collector:
             steps=torch.stack(rows),
             last=seen,
             last_key=torch.arange(self.key, self.key + self.spec.num_envs, device=seen.own.device),
-            memory=first_memory,
+            memory=self._remembered(remembered, memories),
             batch_size=[],
         )
         check_finite(trajectory, self.spec)
@@ -199,7 +239,9 @@ Act = Callable[[Observation, Tensor | None, Tensor], tuple[Tensor, Tensor | None
 
 
 @torch.no_grad()
-def play(env: TeamEnv, act: Act, memory: Tensor | None, episodes: int, seed: int, limit: int = 100_000) -> dict[str, Tensor]:
+def play(
+    env: TeamEnv, act: Act, memory: Tensor | None, episodes: int, seed: int, limit: int = 100_000
+) -> dict[str, Tensor]:
     """Plays whole episodes and gives each figure's values [E], E >= `episodes`, the same number from every team.
 
     `act(seen, memory, key) -> (action, memory)`; `memory` is the one to start from. Every team plays
@@ -229,7 +271,9 @@ def play(env: TeamEnv, act: Act, memory: Tensor | None, episodes: int, seed: int
             if bool((played >= quota).all()):
                 return {name: torch.cat(parts).cpu() for name, parts in values.items()}
         seen = following
-    raise RuntimeError(f"expected {quota} episodes of every team within {limit} steps of {spec.world} (set env.max_steps)")
+    raise RuntimeError(
+        f"expected {quota} episodes of every team within {limit} steps of {spec.world} (set env.max_steps)"
+    )
 
 
 def acts(agent: Agent, greedy: bool = True) -> Act:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gcoord.data.collect import Collector
+from gcoord.data.replay import Replays
 from gcoord.learners.base import Learner
 from gcoord.trajectory import Trajectory
 
@@ -25,14 +27,17 @@ class Source:
         self.learner, self.collectors = learner, collectors
         self._before: list[dict[str, Any]] = []
 
-    def collect(self, steps: int) -> list[Trajectory]:
+    def attach(self, folder: Path) -> None:
+        """Names the folder of the run's checkpoints, before anything is saved or restored."""
+
+    def collect(self, steps: int, memories: bool = False) -> list[Trajectory]:
         """`steps` rows from every world, counted."""
         learner = self.learner
         self._before = [collector.state_dict() for collector in self.collectors]
         was_training = learner.agent.training
         learner.agent.eval()
         trajectories = [
-            collector.collect(learner.agent, steps, epsilon=learner.epsilon, log_prob=learner.needs_log_prob)
+            collector.collect(learner.agent, steps, learner.epsilon, learner.needs_log_prob, memories)
             for collector in self.collectors
         ]
         learner.agent.train(was_training)
@@ -113,6 +118,80 @@ class Rollouts(Source):
                 cuts += [(trajectory, part) for part in order.tensor_split(self._batches_of(collector))]
             for i in torch.randperm(len(cuts)).tolist() if len(prepared) > 1 else range(len(cuts)):
                 yield columns_of(*cuts[i])
+
+
+class Replayed(Source):
+    """Windows drawn from what was ever collected, while more is collected.
+
+    Arguments:
+        learner: whose policy explores and learns.
+        collectors: one for each team size; every batch holds one size.
+        capacity: frames kept, over all sizes.
+        max_bytes: of the replay; None: what the device has. A replay that cannot fit is refused here.
+        batch: windows in a batch.
+        length: rows in a window; None: 1, or 10 for a recurrent policy.
+        steps: rows collected from every team before each burst of updates.
+        updates: batches in a burst.
+        bursts: bursts in a round.
+        warmup: frames collected before the first update.
+        seed: of the draws.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        collectors: list[Collector],
+        capacity: int = 100_000,
+        max_bytes: int | None = None,
+        batch: int = 64,
+        length: int | None = None,
+        steps: int = 4,
+        updates: int = 4,
+        bursts: int = 25,
+        warmup: int = 2_000,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(learner, collectors)
+        if min(batch, steps, updates, bursts) < 1:
+            raise ValueError(
+                f"expected batch, steps, updates and bursts of at least 1 (got {batch}, {steps}, {updates}, {bursts})"
+            )
+        recurrent = learner.agent.body.memory is not None
+        self.length = (10 if recurrent else 1) if length is None else length
+        if self.length < 1:
+            raise ValueError(f"expected windows of at least one row (got length={length})")
+        self.batch, self.steps, self.updates, self.bursts, self.warmup = batch, steps, updates, bursts, warmup
+        device = next(learner.parameters()).device
+        sizes = [collector.spec.n_agents for collector in collectors]
+        self.replays = Replays(sizes, capacity, max_bytes=max_bytes, device=device, seed=seed)
+        self.replays.reserve(collector.example(learner.agent) for collector in collectors)
+        self.recurrent = recurrent
+
+    def attach(self, folder: Path) -> None:
+        for size, replay in self.replays.of_size.items():
+            replay.folder = folder / "replay" / f"n{size}"
+
+    def __len__(self) -> int:
+        return self.bursts * self.updates
+
+    def _gather(self) -> None:
+        for trajectory in self.collect(self.steps, memories=self.recurrent):
+            self.replays.add(trajectory.steps, trajectory.memory)
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        while len(self.replays) < self.warmup or not self.replays.ready(self.length):
+            self._gather()
+        for _ in range(self.bursts):
+            self._gather()
+            for _ in range(self.updates):
+                yield self.replays.sample(self.batch, self.length)
+
+    def state_dict(self, failed: bool = False) -> dict[str, Any]:
+        return {**super().state_dict(failed), "replays": self.replays.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.replays.load_state_dict(state["replays"])
 
 
 def flat(trajectory: Trajectory) -> Trajectory:

@@ -93,9 +93,7 @@ class Body(nn.Module):
             return None
         return cast(Tensor, self.memory.initial(*batch_size, n_agents, device=device))
 
-    def _encode(
-        self, seen: Observation, graph: AgentGraph, attention: bool
-    ) -> tuple[Tensor, list[Tensor] | None]:
+    def _encode(self, seen: Observation, graph: AgentGraph, attention: bool) -> tuple[Tensor, list[Tensor] | None]:
         own = seen.own
         if self.normaliser is not None:
             own = self.normaliser(torch.where(seen.alive.unsqueeze(-1), own, own.new_zeros(())))
@@ -141,7 +139,6 @@ class Body(nn.Module):
             resets = torch.zeros(seen.batch_size, dtype=torch.bool, device=x.device)
         h, memory = self.memory.unroll(x, memory, resets, seen.alive)
         return Features(h, graph, memory, weights)
-
 
     def follow(
         self,
