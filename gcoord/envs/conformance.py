@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -130,7 +131,8 @@ def _check_run(env: TeamEnv, seed: int, steps: int | None, stochastic: bool) -> 
 def _play(env: TeamEnv, seen: Observation, seed: int, steps: int | None) -> tuple[list[Frame], Observation]:
     spec, generator = env.spec, torch.Generator().manual_seed(seed)
     _check_observation(spec, seen)
-    kept, frames = [(seen, seen.clone())], []
+    kept: list[tuple[Any, Any]] = [(seen, seen.clone())]
+    frames: list[Frame] = []
     done = torch.zeros(spec.num_envs, dtype=torch.bool, device=seen.alive.device)
     was_reset = done.clone()
     _require(bool(seen.alive.any(-1).all()), "a living agent in every team after a reset", "a dead team")
@@ -191,7 +193,7 @@ def _check_observation(spec: TeamSpec, seen: Observation) -> None:
         for name in ("entities", "entity_position"):
             finite = getattr(seen, name)[seen.entity_present].isfinite().all()
             _require(bool(finite), f"finite {name} of what is present", "NaN or infinity")
-    if spec.available:
+    if seen.available is not None:
         _require(not seen.available[~seen.alive].any(), "available all False for the dead", "legal actions")
         _require(bool(seen.available[seen.alive].any(-1).all()), "a legal action for every living agent", "none")
 
@@ -206,7 +208,7 @@ def _check_outcome(spec: TeamSpec, seen: Observation, outcome: Outcome, done: Te
         _require(flag.dtype == torch.bool and tuple(flag.shape) == (B,), f"{name} bool of shape {(B,)}", flag.dtype)
     devices = {str(getattr(outcome, name).device) for name in ("reward", "terminated", "truncated", "valid")}
     _require(devices == {str(seen.alive.device)}, f"outcomes on {seen.alive.device}", sorted(devices))
-    names = {str(name) for name in outcome.metrics.keys()}
+    names = set(map(str, outcome.metrics.keys()))
     _require(names == set(spec.metrics), f"the spec's metrics {sorted(spec.metrics)}", sorted(names))
     for name in spec.metrics:
         value = outcome.metrics[name]
@@ -231,7 +233,7 @@ def _check_alive(spec: TeamSpec, seen: Observation, after: Observation, outcome:
 def _check_reset_rows(frames: list[Frame]) -> None:
     """A row after a final step resets: an observation unchanged there was reset too early, or not at all."""
     moves, resets, kept = False, 0, 0
-    for frame, after in zip(frames, frames[1:], strict=False):
+    for frame, after in itertools.pairwise(frames):
         for b in range(frame.outcome.valid.shape[0]):
             same = _difference(frame.seen[b : b + 1], after.seen[b : b + 1]) is None
             if frame.outcome.valid[b]:
@@ -327,16 +329,16 @@ def _fields(a: Any, b: Any) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 def _stir_global_streams(t: int) -> None:
     torch.manual_seed(t)
-    np.random.seed(t)
+    np.random.seed(t)  # noqa: NPY002 - the global stream is what is meant
     random.seed(t)
 
 
 @contextlib.contextmanager
 def _kept_global_streams() -> Iterator[None]:
-    numpy_state, python_state = np.random.get_state(), random.getstate()
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     with torch.random.fork_rng():
         try:
             yield
         finally:
-            np.random.set_state(numpy_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
             random.setstate(python_state)

@@ -11,10 +11,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.random import get_bit_generator, set_bit_generator  # type: ignore[attr-defined]
 
 from gcoord.envs.recipe import Recipe, find_function, make_world
 from gcoord.envs.spaces import Layout
 
+Seen = Mapping[str, Any]
 Fields = dict[str, tuple[tuple[int, ...], str]]
 
 
@@ -157,7 +159,7 @@ class Copy:
         if self.entities is not None:
             self._see_entities(self.entities(self.env))
 
-    def _see_available(self, observations: Mapping[str, Any], infos: Mapping[str, Any], alive: list[bool]) -> None:
+    def _see_available(self, observations: Seen, infos: Seen, alive: list[bool]) -> None:
         available = self.row["available"]
         available[:] = False
         for i, name in enumerate(self.layout.names):
@@ -193,7 +195,7 @@ class Copy:
     @contextlib.contextmanager
     def _own_randomness(self) -> Iterator[None]:
         """Inside, Python's and NumPy's global streams are this copy's; the caller restores its own."""
-        np.random.set_bit_generator(self.bits)
+        set_bit_generator(self.bits)
         random.setstate(self.python_state)
         try:
             yield
@@ -252,12 +254,13 @@ class Copies:
 @contextlib.contextmanager
 def kept_randomness() -> Iterator[None]:
     """Inside, worlds may do as they like with Python's and NumPy's global random streams."""
-    bits, numpy_state, python_state = np.random.get_bit_generator(), np.random.get_state(), random.getstate()
+    # With the whole state: exchanging the generator forgets the second of a pair of normal draws.
+    bits, numpy_state, python_state = get_bit_generator(), np.random.get_state(), random.getstate()  # noqa: NPY002
     try:
         yield
     finally:
-        np.random.set_bit_generator(bits)
-        np.random.set_state(numpy_state)
+        set_bit_generator(bits)
+        np.random.set_state(numpy_state)  # noqa: NPY002
         random.setstate(python_state)
 
 

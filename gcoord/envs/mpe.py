@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gcoord.envs.parallel import ParallelTeamEnv
-    from gcoord.spec import TeamSpec
+    from gcoord.spec import Reward, TeamSpec
     from gcoord.trajectory import Observation
 
 AGENTS, OCCUPIED = 3, 0.1
@@ -60,14 +60,15 @@ def simple_spread(
         raise ValueError(f"expected local_ratio between 0 and 1 (got {local_ratio})")
     half = math.sqrt(n / AGENTS) if density == "fixed" else 1.0
     max_cycles = max_cycles or max(25, round(25 * half))
-    kwargs = dict(
-        n=n,
-        half=half,
-        max_cycles=max_cycles,
-        local_ratio=local_ratio,
-        continuous=continuous is True,
-        terminate_on_success=terminate_on_success,
-    )
+    kwargs = {
+        "n": n,
+        "half": half,
+        "max_cycles": max_cycles,
+        "local_ratio": local_ratio,
+        "continuous": continuous is True,
+        "terminate_on_success": terminate_on_success,
+    }
+    shares: dict[float, Reward] = {0.0: "team", 1.0: "own"}
     recipe = Recipe(
         "gcoord.envs.mpe:make_spread",
         kwargs,
@@ -84,7 +85,7 @@ def simple_spread(
         device,
         seed,
         workers,
-        reward={0.0: "team", 1.0: "own"}.get(local_ratio, "mixed"),
+        reward=shares.get(local_ratio, "mixed"),
         scripted=share_out,
         world="mpe/simple_spread",
         density=density,
@@ -94,7 +95,7 @@ def simple_spread(
 def make_spread(
     n: int, half: float, max_cycles: int, local_ratio: float, continuous: bool, terminate_on_success: bool
 ) -> Any:
-    """MPE's simple_spread whose agents sense their velocity and start, like the landmarks, within `half` of the middle."""
+    """MPE's simple_spread where agents sense their velocity, and all start within `half` of the middle."""
     with quiet_imports():
         to_parallel = find_function("pettingzoo.utils.conversions:aec_to_parallel")
         base: Any = find_function("mpe2.simple_spread.simple_spread:Scenario")
@@ -158,7 +159,7 @@ def _gaps(world: Any) -> np.ndarray:
 
 
 def share_out(spec: TeamSpec, observation: Observation) -> Tensor:
-    """The nearest pair of agent and landmark is matched, then the nearest of those left, and so on; each goes to its own.
+    """The nearest pair of agent and landmark is matched, then the nearest of those left; each goes to its own.
 
     It knows all positions. An agent pushes along the axis with the larger gap, where gap less the way it glides counts.
     """
@@ -167,6 +168,7 @@ def share_out(spec: TeamSpec, observation: Observation) -> Tensor:
     from gcoord.spec import Discrete
 
     agents, places = observation.position, observation.entity_position
+    assert agents is not None and places is not None
     gap = places.unsqueeze(1) - agents.unsqueeze(2)  # [B, N, M, 2]
     distance = gap.norm(dim=-1).masked_fill(~observation.alive.unsqueeze(-1), torch.inf)
     B, N, M = distance.shape

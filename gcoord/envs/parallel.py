@@ -263,7 +263,7 @@ class ParallelTeamEnv:
         own = self._tensor("own")
         if own.dtype == torch.uint8 or self._scale != 1.0:
             own = own.to(torch.float32).div_(self._scale)
-        rest = {name: self._tensor(name) for name in SEEN[1:] if name in self._arrays}
+        rest: dict[str, Any] = {name: self._tensor(name) for name in SEEN[1:] if name in self._arrays}
         self._last = Observation(own=own, kind=self._kind.clone(), **rest, batch_size=[self.spec.num_envs])
         return self._last
 
@@ -340,10 +340,10 @@ def _probe(recipe: Recipe) -> tuple[Layout, dict[str, tuple[int, ...]]]:
             raise ValueError(f"expected {recipe.maker} to make a ParallelEnv (got {one_line(error)})") from error
         layout = read_layout(env, infos, recipe.channels, recipe.kinds)
         if "positions" in found:
-            places = [np.asarray(place) for place in found["positions"](env).values()]
-            if not places or any(place.shape != places[0].shape or place.ndim != 1 for place in places):
+            where = {np.shape(place) for place in found["positions"](env).values()}
+            if len(where) != 1 or len(next(iter(where))) != 1:
                 raise ValueError(f"expected {recipe.positions} to give agent -> coordinates [P], alike for all")
-            shapes["position"] = (len(layout.names), *places[0].shape)
+            shapes["position"] = (len(layout.names), *where.pop())
         if "entities" in found:
             features, places, *_ = (np.asarray(part) for part in found["entities"](env))
             if features.ndim != 2 or places.ndim != 2 or len(features) != len(places):

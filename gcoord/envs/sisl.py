@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from gcoord.envs.recipe import Recipe, find_function
 
 if TYPE_CHECKING:

@@ -170,7 +170,7 @@ def _act(name: str, space: Any) -> Act:
         return Act(Discrete(int(space.n)), start=int(space.start))
     if not isinstance(space, spaces.Box) or len(space.shape) != 1:
         raise ValueError(
-            f"expected Discrete or one-dimensional Box actions (got {space} for agent {name!r}); convert it in the maker"
+            f"expected Discrete or one-dimensional Box actions (got {space} for agent {name!r}); convert in the maker"
         )
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise ValueError(f"expected a Box of actions with finite bounds (got {space} for agent {name!r})")

@@ -8,6 +8,7 @@ anonymous and handed over by file descriptor, so that nothing has a name that co
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import mmap
 import os
@@ -19,7 +20,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Iterator
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
@@ -54,7 +55,7 @@ class Workers:
         with _anonymous_file(size) as file:
             self.arrays = lay_out(fields, mmap.mmap(file, size))
             edges = [num_envs * w // count for w in range(count + 1)]
-            self.rows = [range(first, end) for first, end in zip(edges, edges[1:], strict=False)]
+            self.rows = [range(first, end) for first, end in itertools.pairwise(edges)]
             self._processes: list[subprocess.Popen[bytes]] = []
             self._pipes: list[Connection] = []
             self._lifelines: list[int] = []
@@ -65,7 +66,7 @@ class Workers:
                 for _ in range(count):
                     self._start(file)
                 for w, rows in enumerate(self.rows):
-                    self._tell(w, lambda pipe, rows=rows: pipe.send((recipe, layout, fields, rows)))
+                    self._tell(w, (recipe, layout, fields, rows))
                 self._gather()
             except BaseException:
                 self.close()
@@ -89,7 +90,7 @@ class Workers:
         self._gather()
         for w, rows in enumerate(self.rows):
             mine = {b: episode for b, episode in episodes.items() if b in rows}
-            self._tell(w, lambda pipe, mine=mine: (pipe.send_bytes(b"p"), pipe.send(mine)))
+            self._tell(w, b"p", mine)
         self._gather()
 
     def close(self) -> None:
@@ -118,14 +119,19 @@ class Workers:
         # A step interrupted by Ctrl-C leaves answers behind: they are read first.
         self._gather()
         for w in range(len(self._pipes)):
-            self._tell(w, lambda pipe: pipe.send_bytes(token))
+            self._tell(w, token)
         self._gather()
 
-    def _tell(self, w: int, send: Callable[[Connection], Any]) -> None:
+    def _tell(self, w: int, *messages: Any) -> None:
+        """Sends tokens as they are, all else pickled."""
         if not self._finalizer.alive:
             raise RuntimeError("expected workers that run (got a closed environment)")
         try:
-            send(self._pipes[w])
+            for message in messages:
+                if isinstance(message, bytes):
+                    self._pipes[w].send_bytes(message)
+                else:
+                    self._pipes[w].send(message)
         except OSError:
             self._mourn(w)
         self._owed[w] = True
@@ -185,7 +191,7 @@ def _wait(processes: list[subprocess.Popen[bytes]], seconds: float) -> None:
 
 
 @contextlib.contextmanager
-def _anonymous_file(size: int) -> Any:
+def _anonymous_file(size: int) -> Iterator[int]:
     """A file descriptor of `size` bytes of memory without a name."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("gcoord", os.MFD_CLOEXEC)
