@@ -134,7 +134,7 @@ def _items_fit(value: Iterable[Any], origin: Any, inner: tuple[Any, ...]) -> boo
 def _wants_part(annotation: Any) -> bool:
     if (typing.get_origin(annotation) or annotation) in (collections.abc.Callable, type):
         return True
-    return inspect.isclass(annotation) and annotation is not object and not issubclass(annotation, _NAMED)
+    return inspect.isclass(annotation) and annotation not in (Any, object) and not issubclass(annotation, _NAMED)
 
 
 def described(annotation: Any) -> str:
