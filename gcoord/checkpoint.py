@@ -49,10 +49,7 @@ def save_state(folder: str | os.PathLike[str], state: Any) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(folder)
-        digest = write_tensors(aside, tensors)
-        # Named by its content: a new name never replaces the file that the current checkpoint points to.
-        tensor_file = folder / f"state-{digest[:16]}.safetensors"
-        os.replace(aside, tensor_file)
+        name, digest = write_tensors(folder, "state", tensors)
         document = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -62,11 +59,10 @@ def save_state(folder: str | os.PathLike[str], state: Any) -> None:
                 "numpy": np.__version__,
                 "safetensors": safetensors.__version__,
             },
-            "tensors": {"file": tensor_file.name, "bytes": tensor_file.stat().st_size, "sha256": digest},
+            "tensors": {"file": name, "bytes": (folder / name).stat().st_size, "sha256": digest},
             "state": tree,
         }
         _write_synced(aside, _signed(document).encode())
-        _sync_folder(folder)
         os.replace(aside, folder / STATE_FILE)
         _sync_folder(folder)
     except OSError as error:
@@ -96,18 +92,28 @@ def load_state(folder: str | os.PathLike[str], device: Device = "cpu") -> Any:
     return _decode(document["state"], tensors)
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
-    """Write tensors as one safetensors file, forced to disk; returns its sha256. May raise OSError."""
+def write_tensors(folder: Path, prefix: str, tensors: dict[str, Tensor]) -> tuple[str, str]:
+    """Write tensors as one safetensors file in `folder`, forced to disk; returns its name and its sha256.
+
+    It is named by its content, `<prefix>-<start of the sha256>.safetensors`: a new file never takes the place of one
+    that a checkpoint points to. Raises OSError when the disk refuses, leaving nothing behind.
+    """
+    aside = folder / f"{prefix}.new-{os.getpid()}"
     try:
-        path.touch()
-        mode = path.stat().st_mode
-        save_file(_unshared(tensors), path)
-        path.chmod(mode)  # the library's own choice shuts out everyone but the owner
-        with path.open("rb") as file:
+        aside.touch()
+        mode = aside.stat().st_mode
+        save_file(_unshared(tensors), aside)
+        aside.chmod(mode)  # the library's own choice shuts out everyone but the owner
+        with aside.open("rb") as file:
             os.fsync(file.fileno())
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except SafetensorError as error:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        name = f"{prefix}-{digest[:16]}.safetensors"
+        os.replace(aside, folder / name)
+        _sync_folder(folder)
+    except (OSError, SafetensorError) as error:
+        aside.unlink(missing_ok=True)
         raise OSError(str(error)) from error
+    return name, digest
 
 
 def read_tensors(path: Path, sha256: str, device: Device = "cpu") -> dict[str, Tensor]:

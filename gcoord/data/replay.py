@@ -1,0 +1,388 @@
+"""Replay: a time-major ring of steps, from which windows are drawn that never cross its write cursor.
+
+Row t + 1 of the ring is what followed row t, so every observation is stored once and its successor is read from the
+next row. An invalid row (the ignored step before a reset) is never the start of a window.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gcoord.data.rows import RowFiles
+from gcoord.trajectory import Observation, Step, Trajectory
+
+Device = torch.device | str
+
+SEEN = "seen."
+MEMORY = "memory"
+
+
+class Replay:
+    """The last `capacity` frames of B teams of one size.
+
+    Arguments:
+        capacity: frames kept, counted over all teams: `capacity // B` rows of B.
+        max_bytes: refused when the ring would be larger; None: what the device has available.
+        device: where the ring lies and windows are drawn.
+        folder: where checkpoints write the rows that are new since the last one, as files that are never changed
+            (see `state_dict`); None: a checkpoint holds every row.
+        seed: of the ring's own random stream.
+
+    Raises ValueError before anything is allocated when the ring cannot fit.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        *,
+        max_bytes: int | None = None,
+        device: Device = "cpu",
+        folder: str | os.PathLike[str] | None = None,
+        seed: int = 0,
+    ) -> None:
+        if capacity < 1:
+            raise ValueError(f"expected a replay of at least one frame (got {capacity})")
+        self.capacity = capacity
+        self.max_bytes = max_bytes
+        self.device = torch.device(device)
+        self.files = None if folder is None else RowFiles(Path(folder))
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.num_envs = 0
+        self.rows = 0
+        self.added = 0  # rows ever added; row r lies in slot r % rows
+        self._ring: dict[str, Tensor] = {}
+        # Cells (slot * B + team) that may start a window, in the order of time, as a ring with one more cell that
+        # takes what is not to be kept; and how many of them came before each row. Drawing a start is then drawing
+        # a number between two of these counts: uniform, and without waiting for the device.
+        self._starts = torch.empty(0, dtype=torch.long, device=self.device)
+        self._before = torch.empty(0, dtype=torch.long, device=self.device)
+
+    def __len__(self) -> int:
+        """Frames held."""
+        return min(self.added, self.rows) * self.num_envs
+
+    def ready(self, length: int = 1) -> bool:
+        """Whether a window of `length` can start somewhere (waits for the device)."""
+        if min(self.added, self.rows) <= length:
+            return False
+        low, high = self._window(length)
+        return bool(high > low)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the ring takes, 0 until it is reserved."""
+        return sum(tensor.nbytes for tensor in (*self._ring.values(), self._starts, self._before))
+
+    def reserve(self, steps: Step, memory: Tensor | None = None) -> None:
+        """Allocate the ring for rows like those of `steps` [T, B] (T may be 0), as the first `add` does by itself.
+
+        Raises ValueError where it exceeds `max_bytes` or what the device has available.
+        """
+        self._allocate(_leaves(steps, memory))
+
+    @torch.no_grad()
+    def add(self, steps: Step, memory: Tensor | None = None) -> None:
+        """Append rows `steps` [T, B] that follow the last one; memory [T, B, N, D] is what each step began with."""
+        leaves = _leaves(steps, memory)
+        if not self._ring:
+            self._allocate(leaves)
+        self._check(leaves)
+        total = len(leaves["valid"])
+        for first in range(0, total, self.rows):
+            block = slice(first, min(first + self.rows, total))
+            self._append({name: leaf[block] for name, leaf in leaves.items()})
+
+    @torch.no_grad()
+    def cut(self) -> None:
+        """Say that what is added next does not follow: the last row becomes the end of a truncated episode."""
+        if self.added == 0:
+            return
+        last = self.added - 1
+        self._ring["valid"][last % self.rows] = False
+        self._before[self.added % (self.rows + 1)] = self._before[last % (self.rows + 1)]
+        if self.added > 1:
+            slot = (last - 1) % self.rows
+            self._ring["truncated"][slot] |= self._ring["valid"][slot] & ~self._ring["terminated"][slot]
+        if self.files is not None:
+            self.files.rewrite_from(self.added - 2)
+
+    @torch.no_grad()
+    def sample(self, batch_size: int, length: int = 1) -> Trajectory:
+        """Windows of `length` rows, drawn uniformly with replacement among valid first rows.
+
+        Returns steps [length, batch], last and last_key [batch], weight [batch] of ones, index [batch] (the cell of
+        the first row) and, where it is stored, memory [batch, N, D] of the first row. Rows inside a window may be
+        invalid. Raises ValueError when fewer than length + 1 rows are held or, on CPU, none of them may start a window
+        (elsewhere the caller asks `ready` once, so that drawing never waits for the device).
+        """
+        if min(self.added, self.rows) <= length:
+            raise ValueError(
+                f"expected more than {length} rows to draw windows of {length} from "
+                f"(got {min(self.added, self.rows)}, at most {self.rows} are held)"
+            )
+        low, high = self._window(length)
+        if self.device.type == "cpu" and not high > low:
+            raise ValueError(f"expected a valid row to start a window of {length} at (got none)")
+        draw = torch.rand(batch_size, dtype=torch.float64, device=self.device, generator=self.generator)
+        offset = (draw * (high - low)).long().clamp(max=high - low - 1)
+        index = self._starts[(low + offset) % (len(self._starts) - 1)]  # [batch]
+        ahead = torch.arange(length + 1, device=self.device).unsqueeze(1) * self.num_envs
+        cells = (index + ahead) % (self.rows * self.num_envs)  # [length + 1, batch]
+        return self._read(cells, index)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to restore the replay as it is now, whatever is added to this one later.
+
+        With a folder, the rows that are new since the last call are written there as one file, and the state names
+        the files and their checksums. Raises OSError when the disk refuses.
+        """
+        held = min(self.added, self.rows)
+        state: dict[str, Any] = {
+            "capacity": self.capacity,
+            "added": self.added,
+            "device": self.device.type,
+            "generator": self.generator.get_state(),
+        }
+        if self.files is None:
+            return {**state, "rows": self._copies(self.added - held, self.added)}
+        return {**state, "files": self.files.save(self.added - held, self.added, self._copies)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the replay; its random stream continues on the same type of device, and restarts on another.
+
+        Raises ValueError when the state is of another capacity, or a file is absent or damaged.
+        """
+        if state["capacity"] != self.capacity:
+            raise ValueError(f"expected a replay of capacity={self.capacity:,} (got {state['capacity']:,})")
+        if ("files" in state) != (self.files is not None):
+            raise ValueError(
+                f"expected a replay saved {'without' if self.files is None else 'with'} a folder (got other)"
+            )
+        self._ring, self.added = {}, 0
+        if self.files is not None:
+            for first, leaves in self.files.load(state["files"], self.device):
+                self._restore(first, leaves)
+        elif state["rows"]:
+            self._restore(state["added"] - len(state["rows"]["valid"]), state["rows"])
+        if self.added != state["added"]:
+            raise ValueError(f"expected a replay of {state['added']:,} rows (got {self.added:,})")
+        if state["device"] == self.device.type:
+            self.generator.set_state(state["generator"].cpu())
+
+    def _allocate(self, leaves: dict[str, Tensor]) -> None:
+        num_envs = leaves["valid"].shape[1]
+        rows = self.capacity // num_envs
+        if rows < 2:
+            raise ValueError(
+                f"expected a replay of at least two rows of {num_envs} teams, {2 * num_envs} frames "
+                f"(got {self.capacity})"
+            )
+        row = sum(leaf.shape[1:].numel() * leaf.element_size() for leaf in leaves.values())
+        needed = rows * (row + 8 * num_envs + 8) + 16
+        limit = min(_available_bytes(self.device), self.max_bytes if self.max_bytes is not None else sys.maxsize)
+        if needed > limit:
+            raise ValueError(
+                f"expected a replay of at most {limit / 2**20:,.1f} MiB, about {limit * num_envs * rows // needed:,} "
+                f"frames (got capacity={self.capacity:,} at {needed / rows / num_envs:,.0f} bytes a frame, "
+                f"{needed / 2**20:,.1f} MiB)"
+            )
+        self.num_envs, self.rows, self.added = num_envs, rows, 0
+        self._ring = {
+            name: torch.zeros(rows, *leaf.shape[1:], dtype=leaf.dtype, device=self.device)
+            for name, leaf in leaves.items()
+        }
+        self._starts = torch.zeros(rows * num_envs + 1, dtype=torch.long, device=self.device)
+        self._before = torch.zeros(rows + 1, dtype=torch.long, device=self.device)
+
+    def _check(self, leaves: dict[str, Tensor]) -> None:
+        if leaves.keys() != self._ring.keys():
+            raise ValueError(f"expected steps with {sorted(self._ring)} (got {sorted(leaves)})")
+        for name, leaf in leaves.items():
+            ring = self._ring[name]
+            if leaf.shape[1:] != ring.shape[1:] or leaf.dtype != ring.dtype:
+                raise ValueError(
+                    f"expected {name} of {list(ring.shape[1:])} {ring.dtype} (got {list(leaf.shape[1:])} {leaf.dtype})"
+                )
+
+    def _append(self, leaves: dict[str, Tensor]) -> None:
+        """Append at most `rows` rows."""
+        total = len(leaves["valid"])
+        slot = self.added % self.rows
+        split = min(total, self.rows - slot)
+        for name, leaf in leaves.items():
+            self._ring[name][slot : slot + split].copy_(leaf[:split])
+            self._ring[name][: total - split].copy_(leaf[split:])
+        valid = leaves["valid"].to(self.device)  # [T, B]
+        row = self.added + torch.arange(total, device=self.device)
+        before = self._before[self.added % (self.rows + 1)]
+        self._before[(row + 1) % (self.rows + 1)] = before + valid.sum(1).cumsum(0)
+        spare = len(self._starts) - 1
+        place = torch.where(valid, (before + valid.flatten().cumsum(0).view_as(valid) - 1) % spare, spare)
+        self._starts[place] = (row % self.rows).unsqueeze(1) * self.num_envs + torch.arange(
+            self.num_envs, device=self.device
+        )
+        self.added += total
+
+    def _window(self, length: int) -> tuple[Tensor, Tensor]:
+        """Counts of starts before the oldest row and before the first whose window would cross the cursor."""
+        oldest = max(self.added - self.rows, 0)
+        return self._before[oldest % (self.rows + 1)], self._before[(self.added - length) % (self.rows + 1)]
+
+    def _read(self, cells: Tensor, index: Tensor) -> Trajectory:
+        length, batch = len(cells) - 1, len(index)
+        steps: dict[str, Any] = {}
+        seen: dict[str, Any] = {}
+        memory: Any = None
+        last_key: Any = None
+        for name, ring in self._ring.items():
+            flat = ring.flatten(0, 1)
+            if name == MEMORY:
+                memory = flat[index]
+            elif name.startswith(SEEN):
+                seen[name.removeprefix(SEEN)] = _gather(flat, cells)
+            elif name == "key":
+                keys = _gather(flat, cells)
+                steps["key"], last_key = keys[:-1], keys[-1]
+            else:
+                steps[name] = _gather(flat, cells[:-1])
+        observation = Observation(**seen, batch_size=[length + 1, batch])
+        return Trajectory(
+            steps=Step(seen=observation[:-1], **steps, batch_size=[length, batch]),
+            last=observation[-1],
+            last_key=last_key,
+            memory=memory,
+            weight=torch.ones(batch, device=self.device),
+            index=index,
+            batch_size=[],
+        )
+
+    def _copies(self, first: int, end: int) -> dict[str, Tensor]:
+        """Copies of rows first to end, in the order of time."""
+        slots = torch.arange(first, end, device=self.device) % max(self.rows, 1)
+        return {name: ring[slots] for name, ring in self._ring.items()}
+
+    @torch.no_grad()
+    def _restore(self, first: int, leaves: dict[str, Tensor]) -> None:
+        """Put rows back that began at row `first`; they take the place of rows restored before from there on."""
+        if not self._ring:
+            self._allocate(leaves)
+        self._check(leaves)
+        self.added = first
+        self._append(leaves)
+
+
+class Replays:
+    """One ring for each team size; every batch holds one size.
+
+    Arguments: as for `Replay`; capacity is divided evenly among the sizes, max_bytes is of all together.
+        n_agents: the sizes.
+    """
+
+    def __init__(
+        self,
+        n_agents: Sequence[int],
+        capacity: int,
+        *,
+        max_bytes: int | None = None,
+        device: Device = "cpu",
+        folder: str | os.PathLike[str] | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not n_agents or len(set(n_agents)) != len(n_agents):
+            raise ValueError(f"expected at least one team size, each once (got {list(n_agents)})")
+        self.of_size = {
+            n: Replay(
+                capacity // len(n_agents),
+                device=device,
+                folder=None if folder is None else Path(folder) / f"n{n}",
+                seed=seed + place,
+            )
+            for place, n in enumerate(n_agents)
+        }
+        available = _available_bytes(torch.device(device))
+        self.max_bytes = available if max_bytes is None else min(max_bytes, available)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        """Frames held, over all sizes."""
+        return sum(len(replay) for replay in self.of_size.values())
+
+    def ready(self, length: int = 1) -> bool:
+        """Whether every size can give windows of `length`."""
+        return all(replay.ready(length) for replay in self.of_size.values())
+
+    def reserve(self, steps: Step, memory: Tensor | None = None) -> None:
+        """Allocate the ring of one size for rows like these; raises ValueError where the rings do not fit together."""
+        self._of(steps).reserve(steps, memory)
+
+    def add(self, steps: Step, memory: Tensor | None = None) -> None:
+        """Append rows to the ring of their team size; raises ValueError for a size that has none."""
+        self._of(steps).add(steps, memory)
+
+    def cut(self) -> None:
+        """Say of every size that what is added next does not follow."""
+        for replay in self.of_size.values():
+            replay.cut()
+
+    def sample(self, batch_size: int, length: int = 1, n_agents: int | None = None) -> Trajectory:
+        """Windows of one size: `n_agents`, or one drawn evenly among the sizes that hold enough rows."""
+        if n_agents is None:
+            sizes = [n for n, replay in self.of_size.items() if min(replay.added, replay.rows) > length]
+            if not sizes:
+                raise ValueError(f"expected a team size with more than {length} rows (got none)")
+            n_agents = sizes[int(torch.randint(len(sizes), (), generator=self.generator))]
+        return self.of_size[n_agents].sample(batch_size, length)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of every ring and of the stream that draws sizes."""
+        replays = {n: replay.state_dict() for n, replay in self.of_size.items()}
+        return {"replays": replays, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore every ring; raises ValueError for a state of other sizes."""
+        if list(state["replays"]) != list(self.of_size):
+            raise ValueError(f"expected replays of sizes {list(self.of_size)} (got {list(state['replays'])})")
+        self.generator.set_state(state["generator"].cpu())
+        for n, replay in self.of_size.items():
+            replay.load_state_dict(state["replays"][n])
+
+    def _of(self, steps: Step) -> Replay:
+        n = steps.seen.alive.shape[-1]
+        if n not in self.of_size:
+            raise ValueError(f"expected teams of size {list(self.of_size)} (got {n})")
+        replay = self.of_size[n]
+        replay.max_bytes = self.max_bytes - sum(other.nbytes for other in self.of_size.values() if other is not replay)
+        return replay
+
+
+def _leaves(steps: Step, memory: Tensor | None) -> dict[str, Tensor]:
+    """The tensors of rows [T, B] by name; optional fields that are absent are left out."""
+    if len(steps.batch_size) != 2:
+        raise ValueError(f"expected steps of batch size [T, B] (got {list(steps.batch_size)})")
+    fields = {field.name: getattr(steps, field.name) for field in dataclasses.fields(Step) if field.name != "seen"}
+    seen = {SEEN + field.name: getattr(steps.seen, field.name) for field in dataclasses.fields(Observation)}
+    return {name: leaf for name, leaf in {**fields, **seen, MEMORY: memory}.items() if leaf is not None}
+
+
+def _gather(flat: Tensor, cells: Tensor) -> Tensor:
+    """flat [cells, ...] at cells [L, batch]; one flat index is what copies whole rows fastest."""
+    return flat.index_select(0, cells.flatten()).unflatten(0, cells.shape)
+
+
+def _available_bytes(device: torch.device) -> int:
+    """Memory that can be taken now without pushing anything out."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
