@@ -276,7 +276,9 @@ def test_a_checkpoint_writes_only_what_is_new_and_files_do_not_pile_up(tmp_path)
         assert len(new) == 1 and sum((tmp_path / name).stat().st_size for name in new) < 100 * 2 * 170 * 1.1
         sizes.append(len(list(tmp_path.iterdir())))
     assert max(sizes) == 11 and len(state["files"]) == 10  # 10 hold the ring, 1 only the checkpoint before
-    assert replay.state_dict()["files"] == state["files"]
+    resumed = Replay(2000, folder=tmp_path)
+    resumed.load_state_dict(state)
+    assert replay.state_dict()["files"] == resumed.state_dict()["files"] == state["files"]
     replay.add(rows(0, 5000))
     assert len(replay.state_dict()["files"]) == 1
 
