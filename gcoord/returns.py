@@ -61,7 +61,7 @@ def gae(
     streams = _streams(reward, value, alive, terminated, truncated, valid, shared, team_value)
     valid = _like(valid, streams.reward)
     delta = torch.where(valid, streams.reward + gamma * streams.follows - streams.value[:-1], 0.0)
-    decay = torch.where(streams.cut, 0.0, gamma * lam)
+    decay = gamma * lam * (~streams.cut).to(delta.dtype)
     carried = torch.zeros_like(delta[0])
     advantages = []
     for delta_t, decay_t in zip(reversed(delta.unbind()), reversed(decay.unbind()), strict=True):
@@ -107,11 +107,13 @@ def n_step(
     if n < 1:
         raise ValueError(f"expected n to be at least 1 (got {n})")
     streams = _streams(reward, value, alive, terminated, truncated, valid, shared, team_value)
-    go_on = ~streams.cut
+    valid, go_on = _like(valid, reward), ~streams.cut
     target = streams.value
     for _ in range(n):
         following = torch.where(go_on, target[1:], streams.follows)
-        target = torch.cat([streams.reward + gamma * following, streams.value[-1:]])
+        target = torch.cat(
+            [torch.where(valid, streams.reward + gamma * following, streams.value[:-1]), streams.value[-1:]]
+        )
     return torch.where(streams.learns, target[:-1], 0.0)
 
 

@@ -93,6 +93,16 @@ def test_termination_does_not_bootstrap_and_cuts():
     close(advantage, 1 - 0.25 * 18, -18, 0, -23.5, -46)
 
 
+def test_invalid_rows_contribute_nothing_and_carry_nothing_even_where_no_end_is_marked():
+    case = {"reward": row(1, nan, 3), "value": row(10, 20, 30, 40), "alive": None, "valid": flags("101")}
+    ends = {"terminated": flags("000"), "truncated": flags("000")}
+    advantage, _ = gae(**case, **ends, gamma=0.5, lam=0.5)
+    # 1 + 10 - 10 = 1, and nothing of what follows; 3 + 20 - 30 = -7
+    close(advantage, 1, 0, -7)
+    # 1 + .5 * 20: the invalid row is worth its value, and no more; 3 + .5 * 40
+    close(n_step(**case, **ends, gamma=0.5, n=3), 11, 0, 23)
+
+
 def test_own_reward_ends_with_the_agent():
     alive = lives("1111", "1100")
     reward = agents([1, 1, 1], [1, 2, nan])
@@ -206,7 +216,7 @@ def test_the_lambda_return_is_the_weighted_mean_of_all_n_step_returns(shared):
     time, lam = case["reward"].shape[0], 0.7
     steps = [n_step(**case, gamma=0.9, n=n) for n in range(1, time + 1)]
     weighted = sum((1 - lam) * lam**n * target for n, target in enumerate(steps[:-1])) + lam ** (time - 1) * steps[-1]
-    torch.testing.assert_close(td_lambda(**case, gamma=0.9, lam=lam), weighted)
+    torch.testing.assert_close(td_lambda(**case, gamma=0.9, lam=lam), weighted, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(td_lambda(**case, gamma=0.9, lam=1.0), steps[-1])
     torch.testing.assert_close(td_lambda(**case, gamma=0.9, lam=0.0), steps[0])
 

@@ -40,7 +40,8 @@ class GRU(nn.Module):
         if alive is not None:
             x = torch.where(alive.unsqueeze(-1), x, 0.0)
             memory = torch.where(alive.unsqueeze(-1), memory, 0.0)
-        memory = self._step(F.linear(x, self.cell.weight_ih, self.cell.bias_ih), memory)
+        inputs = F.linear(x, self.cell.weight_ih, self.cell.bias_ih)
+        memory = self._step(*inputs.split([2 * self.out_dim, self.out_dim], -1), memory)
         if alive is not None:
             memory = torch.where(alive.unsqueeze(-1), memory, 0.0)
         return memory, memory
@@ -54,19 +55,19 @@ class GRU(nn.Module):
             read = read & torch.cat([living[:1], living[:-1]])
         inputs = F.linear(x, self.cell.weight_ih, self.cell.bias_ih)
         rows = []
-        for projected, read_t in zip(inputs.unbind(), read.unbind(), strict=True):
-            memory = self._step(projected, torch.where(read_t, memory, 0.0))
+        # Split once for all rows: a slice in every step costs a zero-filled gradient in every step.
+        to_gates, to_new = inputs.split([2 * self.out_dim, self.out_dim], -1)
+        for gates_t, new_t, read_t in zip(to_gates.unbind(), to_new.unbind(), read.unbind(), strict=True):
+            memory = self._step(gates_t, new_t, torch.where(read_t, memory, 0.0))
             rows.append(memory)
         out = torch.stack(rows)
         if alive is not None:
             out = torch.where(living, out, 0.0)
         return out, out[-1]
 
-    def _step(self, projected: Tensor, memory: Tensor) -> Tensor:
-        """One step from the inputs' projection [*, N, 3 dim]."""
+    def _step(self, to_gates: Tensor, to_new: Tensor, memory: Tensor) -> Tensor:
+        """One step from the inputs' projections, [*, N, 2 dim] to the gates and [*, N, dim] to the new memory."""
         recurrent = F.linear(memory, self.cell.weight_hh, self.cell.bias_hh)
-        dim = self.out_dim
-        gates = torch.sigmoid(projected[..., : 2 * dim] + recurrent[..., : 2 * dim])
-        reset, update = gates[..., :dim], gates[..., dim:]
-        new = torch.tanh(torch.addcmul(projected[..., 2 * dim :], reset, recurrent[..., 2 * dim :]))
-        return torch.lerp(new, memory, update)
+        gates, new = recurrent.split([2 * self.out_dim, self.out_dim], -1)
+        reset, update = torch.sigmoid(to_gates + gates).chunk(2, -1)
+        return torch.lerp(torch.tanh(torch.addcmul(to_new, reset, new)), memory, update)

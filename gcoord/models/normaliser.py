@@ -42,11 +42,11 @@ class RunningNorm(nn.Module):
         """Merges the rows of x that mask admits; does nothing in eval mode."""
         if not self.training:
             return
-        rows = x.reshape(-1, *self.shape).double()  # [R, *shape]
+        rows = x.reshape(-1, *self.shape)  # [R, *shape]
         admitted = mask.reshape(-1, *(1,) * len(self.shape))
         count = admitted.sum().double()
-        mean = torch.where(admitted, rows, 0.0).sum(0) / count.clamp(min=1)
-        m2 = torch.where(admitted, rows - mean, 0.0).square().sum(0)
+        mean = torch.where(admitted, rows, 0.0).sum(0, dtype=torch.float64) / count.clamp(min=1)
+        m2 = torch.where(admitted, rows - mean.to(rows.dtype), 0.0).square().sum(0, dtype=torch.float64)
         total = (self.count + count).clamp(min=1)
         apart = mean - self.mean
         self.m2.add_(m2 + apart.square() * (self.count * count / total))
@@ -99,7 +99,7 @@ class ValueNorm(nn.Module):
         row = self._add(n_agents)
         count = mask.sum()
         returns = torch.where(mask, returns, 0.0).double()
-        share = torch.where(count > 0, 1.0 - self.beta, 0.0).double()
+        share = (count > 0).double() * (1.0 - self.beta)
         for statistic, batch in ((self.mean, returns), (self.mean_square, returns.square())):
             statistic[row].lerp_(batch.sum() / count.clamp(min=1), share)
         self.weight[row].lerp_(torch.ones_like(share), share)

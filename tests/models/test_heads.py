@@ -13,6 +13,7 @@ from gcoord.models.heads import (
     QHead,
     TanhNormal,
     TanhNormalChoice,
+    _hermite,
     epsilon_greedy,
     greedy,
 )
@@ -100,13 +101,15 @@ def test_a_new_policy_is_close_to_uniform():
 @pytest.mark.parametrize("std", [0.05, 0.7, 2.0])
 @pytest.mark.parametrize("mean", [-5.0, 0.0, 0.4, 5.0])
 def test_samples_lie_within_the_bounds_with_finite_log_prob_and_gradient(mean, std):
-    low, high = torch.tensor([-0.1, 100.0, 0.1]), torch.tensor([0.3, 101.0, 0.7])
+    low, high = torch.tensor([-0.1, 100.0, -2.0]), torch.tensor([0.2, 101.0, -0.8])
     means = torch.full((50, 4, 3), mean, requires_grad=True)
     log_std = torch.full((3,), math.log(std), requires_grad=True)
     choice = TanhNormalChoice(means, log_std, low, high)
     action = choice.sample()
     assert ((action >= low) & (action <= high)).all()
     assert ((choice.mode() >= low) & (choice.mode() <= high)).all()
+    far = TanhNormalChoice(means + 20, log_std, low, high)
+    assert (far.sample() <= high).all() and (far.mode() <= high).all()
     for extreme in (action, low.expand_as(action), high.expand_as(action)):
         assert choice.log_prob(extreme).isfinite().all()
         choice.log_prob(extreme).sum().backward(retain_graph=True)
@@ -177,6 +180,7 @@ def test_entropy_is_close_to_the_mean_of_minus_log_prob(mean, std, error):
 
 def test_entropy_computed_first_without_autograd_can_be_trained_on_later():
     head = TanhNormal(4, 2).double()
+    _hermite.cache_clear()
     with torch.inference_mode():
         head(torch.randn(3, 2, 4, dtype=torch.float64)).entropy()
     head(torch.randn(3, 2, 4, dtype=torch.float64)).entropy().sum().backward()
@@ -198,6 +202,14 @@ def test_deviations_start_where_asked_and_stay_in_their_range(state_std):
         with torch.no_grad():
             head.raw_std.fill_(push)
         torch.testing.assert_close(head(h).log_std.exp().expand(3, 4, 2), torch.full((3, 4, 2), bound))
+
+
+def test_means_stay_where_tanh_has_a_slope():
+    head = TanhNormal(8, 2, gain=1000.0, limit=5.0)
+    h = torch.randn(30, 4, 8)
+    mean = head(h).mean
+    assert 4.9 < mean.abs().max() <= 5
+    assert (mean * head.mean(h) >= 0).all()
 
 
 def test_impossible_deviations_are_refused():

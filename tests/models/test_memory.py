@@ -15,6 +15,15 @@ def seed():
     torch.manual_seed(0)
 
 
+def biased() -> GRU:
+    """A unit whose biases are not the zeros it starts with: a step from nothing on nothing gives something."""
+    gru = GRU(6, 8).double()
+    with torch.no_grad():
+        gru.cell.bias_ih.normal_()
+        gru.cell.bias_hh.normal_()
+    return gru
+
+
 def rows(time: int, teams: int, n: int, dim: int = 6, dtype: torch.dtype = torch.float64) -> dict[str, torch.Tensor]:
     return {
         "x": torch.randn(time, teams, n, dim, dtype=dtype),
@@ -25,11 +34,8 @@ def rows(time: int, teams: int, n: int, dim: int = 6, dtype: torch.dtype = torch
 
 
 def test_one_step_is_torchs_gru_cell():
-    gru = GRU(6, 8).double()
+    gru = biased()
     x, memory = torch.randn(5, 3, 6, dtype=torch.float64), torch.randn(5, 3, 8, dtype=torch.float64)
-    with torch.no_grad():
-        gru.cell.bias_ih.normal_()
-        gru.cell.bias_hh.normal_()
     out, new = gru.step(x, memory)
     expected = gru.cell(x.flatten(0, 1), memory.flatten(0, 1)).view(5, 3, 8)
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
@@ -39,7 +45,7 @@ def test_one_step_is_torchs_gru_cell():
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 40])
 @pytest.mark.parametrize("with_dead", [False, True])
 def test_unrolling_equals_stepping(n, with_dead):
-    gru = GRU(6, 8).double()
+    gru = biased()
     case = rows(9, 4, n)
     alive = case["alive"] if with_dead else None
     out, last = gru.unroll(case["x"], case["memory"], case["resets"], alive)
@@ -52,7 +58,7 @@ def test_unrolling_equals_stepping(n, with_dead):
 
 
 def test_a_reset_forgets_everything_before_it():
-    gru = GRU(6, 8).double()
+    gru = biased()
     case = rows(6, 1, 3)
     resets = torch.zeros(6, 1, dtype=torch.bool)
     resets[3] = True
@@ -65,7 +71,7 @@ def test_a_reset_forgets_everything_before_it():
 
 
 def test_the_dead_remember_nothing_and_start_anew_on_return():
-    gru = GRU(6, 8).double()
+    gru = biased()
     case = rows(5, 1, 2)
     alive = torch.ones(5, 1, 2, dtype=torch.bool)
     alive[1:3, :, 1] = False
@@ -77,7 +83,7 @@ def test_the_dead_remember_nothing_and_start_anew_on_return():
 
 
 def test_garbage_in_dead_slots_changes_no_bit_forward_or_backward():
-    gru = GRU(6, 8).double()
+    gru = biased()
     case = rows(7, 3, 4)
     results = []
     for garbage in (0.0, nan):
@@ -94,7 +100,7 @@ def test_garbage_in_dead_slots_changes_no_bit_forward_or_backward():
 
 
 def test_gradients_flow_back_through_time_up_to_the_reset():
-    gru = GRU(6, 8).double()
+    gru = biased()
     case = rows(6, 1, 2)
     resets = torch.zeros(6, 1, dtype=torch.bool)
     resets[2] = True
