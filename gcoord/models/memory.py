@@ -41,7 +41,8 @@ class GRU(nn.Module):
             x = torch.where(alive.unsqueeze(-1), x, 0.0)
             memory = torch.where(alive.unsqueeze(-1), memory, 0.0)
         inputs = F.linear(x, self.cell.weight_ih, self.cell.bias_ih)
-        memory = self._step(*inputs.split([2 * self.out_dim, self.out_dim], -1), memory)
+        to_gates, to_new = inputs.split([2 * self.out_dim, self.out_dim], -1)
+        memory = self._step(to_gates, to_new, memory)
         if alive is not None:
             memory = torch.where(alive.unsqueeze(-1), memory, 0.0)
         return memory, memory
