@@ -1,0 +1,410 @@
+"""Exact nearest neighbours in batches: among all pairs, or in sorted strips, a cell list that adapts to the density.
+
+Distances are always squared direct differences, coordinate by coordinate: every way of computing them gives the same
+bits, so equal distances stay equal and ties are seen as ties.
+
+Symbols: G graphs, R receivers, S senders, P coordinates, C candidates, K neighbour slots.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Pairs whose distances are held at once: bounds memory, not results.
+PAIRS_AT_ONCE = 2**22
+# Shape of strips and windows (see `_plan`), in units of the distance within which the k nearest are expected.
+SPARE, WIDTH, HEIGHT = 2.5, 0.85, 1.1
+
+
+def mix(x: Tensor) -> Tensor:
+    """splitmix64's finaliser (https://doi.org/10.1145/2714064.2660195) on int64; products wrap on every device."""
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+
+
+def edge_hash(key: Tensor, receiver: Tensor, sender: Tensor, salt: int = 0) -> Tensor:
+    """53 random bits for each edge: a stateless hash of long tensors that broadcast, the same on every device."""
+    hashed = key
+    for part in (salt, receiver, sender):
+        hashed = mix(hashed + part * 0x1E3779B97F4A7C15 + 0x632BE59BD9B4E019)
+    return (hashed >> 11) & (2**53 - 1)
+
+
+def squared_distances(receivers: Tensor, senders: Tensor) -> Tensor:
+    """receivers [*, R, P], senders [*, S, P] -> [*, R, S]."""
+    total = None
+    for a, b in zip(receivers.unsqueeze(-2).unbind(-1), senders.movedim(-1, 0).contiguous().unsqueeze(-2), strict=True):
+        difference = b - a
+        squared = difference.mul_(difference)
+        total = squared if total is None else total.add_(squared)
+    assert total is not None
+    return total
+
+
+def within_kth(squared: Tensor, valid: Tensor, k: int, key: Tensor | None, first: int = 0) -> Tensor:
+    """[*, R, S] bool: valid senders no farther than the k-th valid one (meaningless where not valid).
+
+    With key [*], exactly k of them: those at the k-th distance go by a hash of (key, receiver, first + sender).
+    """
+    squared = torch.where(valid, squared, torch.inf)
+    kth = squared.topk(k, dim=-1, largest=False).values[..., -1:]
+    if key is None:
+        return squared <= kth
+    receiver = torch.arange(squared.shape[-2], device=squared.device).unsqueeze(-1)
+    sender = torch.arange(first, first + squared.shape[-1], device=squared.device)
+    nearer, tied = squared < kth, squared == kth
+    hashed = torch.where(tied, edge_hash(key[..., None, None], receiver, sender), 2**53)
+    wanted = k - nearer.sum(-1, keepdim=True)
+    return nearer | (tied & (hashed <= hashed.sort(dim=-1).values.gather(-1, wanted - 1)))
+
+
+class Neighbours(NamedTuple):
+    """sender [*, R, K] long and mask [*, R, K] bool, nearest first; dropped [*] long: edges within the
+    radius that the limit left out."""
+
+    sender: Tensor
+    mask: Tensor
+    dropped: Tensor
+
+
+def nearest(
+    receivers: Tensor,
+    alive: Tensor,
+    senders: Tensor | None,
+    present: Tensor,
+    k: int,
+    r: float | None = None,
+    key: Tensor | None = None,
+    cells_from: int = 512,
+    first: int = 0,
+) -> Neighbours:
+    """The k nearest present senders of every living receiver, within distance r if given.
+
+    Arguments:
+        receivers: [*, R, P], with alive [*, R] bool.
+        senders: [*, S, P], with present [*, S] bool; None: the receivers themselves, and nobody finds oneself.
+        key: [*] long breaks ties at the k-th distance; None: all who stand there are taken and K grows.
+        cells_from: senders from which sorted strips are used.
+        first: number of the first sender, which the result and the hash count from.
+    """
+    batch, n_receivers = alive.shape[:-1], alive.shape[-1]
+    # At infinity nobody is near: what stood in the slots of the dead is gone from here on.
+    away = torch.where(alive.unsqueeze(-1), receivers, torch.inf).reshape(-1, *receivers.shape[-2:])
+    if senders is None:
+        own: Tensor | None = torch.arange(n_receivers, device=alive.device).expand(away.shape[0], -1)
+        others = away
+    else:
+        own = None
+        others = torch.where(present.unsqueeze(-1), senders, torch.inf).reshape(-1, *senders.shape[-2:])
+    query = _Query(
+        receivers=away,
+        graph=torch.arange(away.shape[0], device=alive.device),
+        number=torch.arange(n_receivers, device=alive.device).expand(away.shape[0], -1),
+        own=own,
+        k=k,
+        squared_r=None if r is None else torch.full((), r, dtype=away.dtype, device=away.device).square(),
+        key=None if key is None else key.reshape(-1),
+        first=first,
+    )
+    found = _in_strips(query, others) if others.shape[-2] >= cells_from else _among_all(query, others)
+    left_out = found.within.sum(-1) - found.mask.sum((-2, -1)) if r is not None else found.within.sum(-1)
+    return Neighbours(
+        found.sender.view(*batch, n_receivers, -1) + first,
+        found.mask.view(*batch, n_receivers, -1),
+        left_out.view(batch),
+    )
+
+
+@dataclass
+class _Query:
+    """Receivers [G, R, P] and what they look for. graph [G]: whose senders they look among; number [G, R]: their own
+    numbers; own [G, R]: which sender each is oneself; key [number of graphs]."""
+
+    receivers: Tensor
+    graph: Tensor
+    number: Tensor
+    own: Tensor | None
+    k: int
+    squared_r: Tensor | None
+    key: Tensor | None
+    first: int
+
+    def graphs(self, some: slice) -> _Query:
+        """Some graphs."""
+        return replace(
+            self,
+            receivers=self.receivers[some],
+            graph=self.graph[some],
+            number=self.number[some],
+            own=None if self.own is None else self.own[some],
+        )
+
+    def rows(self, graphs: Tensor, rows: Tensor) -> _Query:
+        """Some receivers, each as a graph of its own: graphs [U], rows [U] -> [U, 1]."""
+        return replace(
+            self,
+            receivers=self.receivers[graphs, rows].unsqueeze(1),
+            graph=self.graph[graphs],
+            number=self.number[graphs, rows].unsqueeze(1),
+            own=None if self.own is None else self.own[graphs, rows].unsqueeze(1),
+        )
+
+
+class _Found(NamedTuple):
+    """sender, mask [G, R, K]; within [G, R]: senders within the radius (0 without one); kth [G, R, 1]: squared distance
+    up to which all senders were taken."""
+
+    sender: Tensor
+    mask: Tensor
+    within: Tensor
+    kth: Tensor
+
+
+def _select(query: _Query, squared: Tensor, number: Tensor, sender_of: Callable[[Tensor], Tensor]) -> _Found:
+    """The nearest of candidates: squared [G, R, C], number [G, R] of receivers, sender_of(columns) -> senders."""
+    within = number.new_zeros(()).expand(squared.shape[:-1])
+    if query.squared_r is not None:
+        inside = squared <= query.squared_r
+        squared, within = torch.where(inside, squared, torch.inf), inside.sum(-1)
+    k = min(query.k, squared.shape[-1])
+    values, columns = squared.topk(min(k + 1, squared.shape[-1]), dim=-1, largest=False)
+    kth = values[..., k - 1 : k].clamp(max=torch.finfo(squared.dtype).max)
+    tied = bool((values[..., k:] <= kth).any())
+    if tied:
+        values, columns = squared.topk(int((squared <= kth).sum(-1).amax()), dim=-1, largest=False)
+    sender = sender_of(columns)
+    if tied and query.key is not None:
+        hashed = edge_hash(query.key[query.graph][:, None, None], number.unsqueeze(-1), sender + query.first)
+        order = hashed.argsort(dim=-1)
+        order = order.gather(-1, values.gather(-1, order).argsort(dim=-1, stable=True))
+        values, sender = values.gather(-1, order), sender.gather(-1, order)
+    if not tied or query.key is not None:
+        values, sender = values[..., :k], sender[..., :k]
+    mask = values <= kth
+    return _Found(torch.where(mask, sender, 0), mask, within, kth)
+
+
+def _among_all(query: _Query, senders: Tensor) -> _Found:
+    """All pairs, in blocks of receivers; senders [G, S, P] of each receivers' graph."""
+    block = max(1, PAIRS_AT_ONCE // max(1, senders.shape[0] * senders.shape[1]))
+    parts = []
+    for start in range(0, query.receivers.shape[1], block):
+        rows = slice(start, start + block)
+        squared = squared_distances(query.receivers[:, rows], senders)
+        if query.own is not None:
+            squared.scatter_(-1, query.own[:, rows].unsqueeze(-1), torch.inf)
+        parts.append(_select(query, squared, query.number[:, rows], lambda columns: columns))
+    return _joined(parts, dim=1)
+
+
+def _joined(parts: list[_Found], dim: int) -> _Found:
+    if len(parts) == 1:
+        return parts[0]
+    width = max(part.mask.shape[-1] for part in parts)
+    padded = [part._replace(sender=_widened(part.sender, width), mask=_widened(part.mask, width)) for part in parts]
+    return _Found(*(torch.cat(same, dim) for same in zip(*padded, strict=True)))
+
+
+def _widened(x: Tensor, width: int) -> Tensor:
+    return F.pad(x, (0, width - x.shape[-1])) if x.shape[-1] < width else x
+
+
+@dataclass
+class _Strips:
+    """Senders sorted into n strips of m along the first coordinate, and along the second within each strip.
+
+    Arrays are flat over [G, n + 2, m + 2]: an empty strip before the first and after the last, and one place before
+    and after each strip, all at infinity. coordinates: P of them; second: the second coordinate, -inf in the places
+    before; sender: numbers; place [G, S]: where each sender went (within [n, m]). low, high [G, n + 2]: where strip s
+    begins and ends along the first coordinate stands at s + 1; infinite where there is no strip.
+    """
+
+    coordinates: list[Tensor]
+    second: Tensor
+    sender: Tensor
+    place: Tensor
+    low: Tensor
+    high: Tensor
+    n: int
+    m: int
+
+
+def _sorted_into_strips(senders: Tensor, m: int) -> _Strips:
+    n_graphs, n_senders, n_coordinates = senders.shape
+    n = -(-n_senders // m)
+    planes = F.pad(senders.movedim(-1, 0), (0, n * m - n_senders), value=torch.inf)  # [P, G, n m]
+    along, by_first = planes[0].sort(dim=-1)
+    second = planes[min(1, n_coordinates - 1)].gather(-1, by_first).view(n_graphs, n, m)
+    order = by_first.view(n_graphs, n, m).gather(-1, second.argsort(dim=-1)).view(n_graphs, n * m)
+    place = torch.empty_like(order).scatter_(-1, order, torch.arange(n * m, device=order.device).expand_as(order))
+    around = (1, 1, 1, 1)
+    coordinates = [F.pad(plane.gather(-1, order).view(n_graphs, n, m), around, value=torch.inf) for plane in planes]
+    second = coordinates[min(1, n_coordinates - 1)].clone()
+    second[..., 0] = -torch.inf
+    ends = along.view(n_graphs, n, m)
+    return _Strips(
+        coordinates=[plane.view(-1) for plane in coordinates],
+        second=second.view(-1),
+        sender=F.pad(order.view(n_graphs, n, m), around).view(-1),
+        place=place[:, :n_senders],
+        low=F.pad(F.pad(ends[..., 0], (1, 0), value=-torch.inf), (0, 1), value=torch.inf),
+        high=F.pad(F.pad(ends[..., -1], (1, 0), value=-torch.inf), (0, 1), value=torch.inf),
+        n=n,
+        m=m,
+    )
+
+
+def _rank(strips: _Strips, row: Tensor, at: Tensor, shift: Tensor | float) -> Tensor:
+    """How many places of each strip lie below: second - at < shift. row: where the strips begin, [G, R, strips]."""
+    rank = torch.zeros_like(row)
+    step = 1 << strips.m.bit_length()
+    while step := step >> 1:
+        probe = rank + step
+        below = strips.second.take(row + probe.clamp(max=strips.m + 1)) - at < shift
+        rank = torch.where(below, probe, rank)
+    return rank
+
+
+def _plan(n_senders: int, n_coordinates: int, k: int) -> tuple[int, int]:
+    """Senders of a strip and of a window, so that most windows hold the k nearest of evenly spread senders."""
+    if n_coordinates == 1:
+        return n_senders, 2 * k + 4
+    ball = math.pi if n_coordinates == 2 else 4 / 3 * math.pi
+    reach = ((k + 1 + SPARE * math.sqrt(k + 1)) / (n_senders * ball)) ** (1 / min(n_coordinates, 3))
+    m = math.ceil(n_senders * min(1.0, reach * WIDTH))
+    return m, math.ceil(2 * reach * m * HEIGHT) + 1
+
+
+def _crowd(senders: Tensor, reach: Tensor) -> int:
+    """The most senders that stand within `reach` to the right of one, counting along the first coordinate."""
+    along = senders[..., 0].double().sort(dim=-1).values
+    last = torch.searchsorted(along, along + reach, right=True)
+    number = torch.arange(along.shape[-1], device=along.device)
+    return int(torch.where(along.isfinite(), last - number, 1).amax())
+
+
+def _in_strips(query: _Query, senders: Tensor) -> _Found:
+    """Candidates are windows of the receiver's strip and of those beside it; receivers whose neighbours could stand
+    outside their windows look again in more and larger ones, and at last among all."""
+    n_senders, n_coordinates = senders.shape[-2:]
+    reach, window = None, None
+    if query.squared_r is None:
+        m, window = _plan(n_senders, n_coordinates, query.k)
+    else:
+        # A little more than r, so that rounding leaves out nobody.
+        reach = query.squared_r.sqrt() * (1 + 1e-6)
+        m = _crowd(senders, reach) if n_coordinates > 1 else n_senders
+    strips = _sorted_into_strips(senders, m)
+    sides = min(1, strips.n - 1)
+    found, missing = _in_windows(query, strips, sides, window, reach)
+    graphs, rows = missing.nonzero().unbind(-1)
+    while len(rows):
+        part, again = query.rows(graphs, rows), None
+        if window is not None:
+            sides, window = 2 * sides, 2 * window
+            if 2 * (2 * sides + 1) * window < n_senders:
+                again, missing = _in_windows(part, strips, sides, window, None)
+                missing = missing.squeeze(-1)
+        if again is None:
+            at_once = max(1, PAIRS_AT_ONCE // n_senders)
+            cuts = [part.graphs(slice(start, start + at_once)) for start in range(0, len(rows), at_once)]
+            again = _joined([_among_all(cut, senders[cut.graph]) for cut in cuts], dim=0)
+            missing = torch.zeros_like(rows, dtype=torch.bool)
+        found = _replaced(found, again, graphs, rows)
+        graphs, rows = graphs[missing], rows[missing]
+    return found
+
+
+def _in_windows(
+    query: _Query, strips: _Strips, sides: int, window: int | None, reach: Tensor | None
+) -> tuple[_Found, Tensor]:
+    """What stands in the windows of `sides` strips on each side, and [G, R] bool: whose neighbours may stand elsewhere.
+
+    window: places of a window, around the receiver's own rank; None: all that are within `reach` of it.
+    """
+    n, m = strips.n, strips.m
+    x, at = query.receivers[..., 0], query.receivers[..., min(1, query.receivers.shape[-1] - 1)].unsqueeze(-1)
+    graph = query.graph.view(-1, 1, 1)
+    if query.own is None:
+        strip = (torch.searchsorted(strips.low[query.graph], x.contiguous(), right=True) - 1).clamp(1, n).unsqueeze(-1)
+        place = None
+    else:
+        place = strips.place[query.graph.unsqueeze(-1), query.own]
+        strip, place = (place // m + 1).unsqueeze(-1), place % m
+    beside = torch.arange(-sides, sides + 1, device=x.device)
+    strip_beside = (strip + beside).clamp(0, n + 1)
+    row = (graph * (n + 2) + strip_beside) * (m + 2)  # [G, R, strips]
+    if window is None:
+        assert reach is not None
+        start = _rank(strips, row, at, -reach)
+        window = max(1, int((_rank(strips, row, at, reach) - start).amax()))
+    else:
+        rank = _rank(strips, row, at, 0.0)
+        if place is not None:
+            rank[..., sides] = place
+        window = min(window, m)
+        start = rank - window // 2
+    start = start.clamp(0, m - window)
+    first = row + start
+
+    # Who is in no window is at least this far away, in the very arithmetic of the distances.
+    edges = (strip + torch.arange(-sides - 1, sides + 2, device=x.device)).clamp(0, n + 1) + graph * (n + 2)
+    x = x.unsqueeze(-1)
+    left, right = x - strips.high.take(edges[..., : sides + 1]), strips.low.take(edges[..., sides + 2 :]) - x
+    below, above = at - strips.second.take(first), strips.second.take(first + window + 1) - at
+    bound = torch.minimum(below, above).square_()
+    bound[..., :sides] += left[..., 1:].square()
+    bound[..., sides + 1 :] += right[..., :-1].square()
+    outside = torch.minimum(bound.amin(-1), torch.minimum(left[..., 0], right[..., -1]).square_())
+
+    parts = []
+    block = max(1, PAIRS_AT_ONCE // max(1, first.numel() // max(1, first.shape[1]) * window))
+    for begin in range(0, first.shape[1], block):
+        rows = slice(begin, begin + block)
+        # The dead stand nowhere, not even in their own windows.
+        own = None if place is None else (place - start[..., sides]).clamp(0, window - 1)[:, rows] + sides * window
+        parts.append(_among_places(query, strips, rows, first[:, rows], own, window))
+    found = _joined(parts, dim=1)
+    enough = found.kth.squeeze(-1) if query.squared_r is None else query.squared_r
+    return found, ~(enough < outside) & query.receivers[..., 0].isfinite()
+
+
+def _among_places(
+    query: _Query, strips: _Strips, rows: slice, first: Tensor, own: Tensor | None, window: int
+) -> _Found:
+    """The nearest of the `window` places after first [G, R, strips]; own [G, R]: the column of oneself."""
+    squared = None
+    from_first = (first + 1).view(-1)
+    for plane, receivers in zip(strips.coordinates, query.receivers[:, rows].unbind(-1), strict=True):
+        difference = plane.unfold(0, window, 1).index_select(0, from_first).view(*first.shape, window)
+        difference = difference.sub_(receivers[..., None, None])
+        difference.mul_(difference)
+        squared = difference if squared is None else squared.add_(difference)
+    assert squared is not None
+    squared = squared.flatten(-2)
+    if own is not None:
+        squared.scatter_(-1, own.unsqueeze(-1), torch.inf)
+
+    def sender_of(columns: Tensor) -> Tensor:
+        return strips.sender.take(first.gather(-1, columns // window) + 1 + columns % window)
+
+    return _select(query, squared, query.number[:, rows], sender_of)
+
+
+def _replaced(found: _Found, again: _Found, graphs: Tensor, rows: Tensor) -> _Found:
+    """`found` with the rows of `again` [U, 1] in their places."""
+    width = max(found.mask.shape[-1], again.mask.shape[-1])
+    sender, mask = _widened(found.sender, width), _widened(found.mask, width)
+    sender[graphs, rows] = _widened(again.sender, width).squeeze(1)
+    mask[graphs, rows] = _widened(again.mask, width).squeeze(1)
+    within = found.within.clone()
+    within[graphs, rows] = again.within.squeeze(1)
+    return found._replace(sender=sender, mask=mask, within=within)
