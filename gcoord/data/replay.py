@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class Replay:
         self.capacity = capacity
         self.max_bytes = max_bytes
         self.device = torch.device(device)
-        self.files = None if folder is None else RowFiles(Path(folder))
+        self.folder = folder
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.num_envs = 0
         self.rows = 0
@@ -75,6 +75,15 @@ class Replay:
             return False
         low, high = self._window(length)
         return bool(high > low)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where checkpoints write rows; may be set until the first `state_dict` or `load_state_dict`."""
+        return None if self.files is None else self.files.folder
+
+    @folder.setter
+    def folder(self, folder: str | os.PathLike[str] | None) -> None:
+        self.files = None if folder is None else RowFiles(Path(folder))
 
     @property
     def nbytes(self) -> int:
@@ -319,9 +328,13 @@ class Replays:
         """Whether every size can give windows of `length`."""
         return all(replay.ready(length) for replay in self.of_size.values())
 
-    def reserve(self, steps: Step, memory: Tensor | None = None) -> None:
-        """Allocate the ring of one size for rows like these; raises ValueError where the rings do not fit together."""
-        self._of(steps).reserve(steps, memory)
+    def reserve(self, examples: Iterable[tuple[Step, Tensor | None]]) -> None:
+        """Allocate the rings for rows like these, (steps, memory) of each size, as the first `add` of a size does.
+
+        Raises ValueError where they do not fit together.
+        """
+        for steps, memory in examples:
+            self._of(steps).reserve(steps, memory)
 
     def add(self, steps: Step, memory: Tensor | None = None) -> None:
         """Append rows to the ring of their team size; raises ValueError for a size that has none."""

@@ -362,9 +362,10 @@ def test_sizes_share_the_bytes():
         needed.append(replay.nbytes)
     Replays([2, 5], 200, max_bytes=sum(needed)).add(rows(0, 1, N=5))
     replays = Replays([2, 5], 200, max_bytes=sum(needed) - 1)
-    replays.reserve(rows(0, 0, N=2))
+    examples = [(rows(0, 0, N=n), None) for n in (2, 5)]
     with pytest.raises(ValueError, match="expected a replay of at most"):
-        replays.reserve(rows(0, 0, N=5))
+        replays.reserve(examples)
+    Replays([2, 5], 200).reserve(examples)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import trim_mean
 
 from gcoord.scaleup import statistics
 from gcoord.scaleup.statistics import interval, iqm, mean, stratified_interval
@@ -17,9 +16,9 @@ def test_iqm_by_hand():
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 11, 100])
-def test_iqm_is_scipys_trimmed_mean(n):
+def test_iqm_cuts_a_quarter_rounded_down_at_each_end(n):
     values = np.random.default_rng(n).standard_cauchy((6, n))
-    np.testing.assert_allclose(iqm(values), trim_mean(values, 0.25, axis=-1), rtol=1e-12)
+    np.testing.assert_allclose(iqm(values), np.sort(values)[:, n // 4 : n - n // 4].mean(axis=-1), rtol=1e-12)
     assert mean(values).shape == (6,)
 
 
