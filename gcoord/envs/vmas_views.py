@@ -1,0 +1,646 @@
+"""VMAS scenarios set up so that nothing an agent senses depends on how many there are.
+
+Each view says what an agent senses by itself (`own`), what is heard besides agents (entities), what counts as success,
+and how the world grows with the team. At fixed density the side of the arena grows with the square root of the team, so
+that each agent keeps its space, and the time limit grows with the side, so that what was within reach stays so.
+Positions are the simulator's own and no part of `own`: the graph turns them into relative ones.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from gcoord.envs.vmas import VmasEnv
+from gcoord.spec import Reduction, Reward
+from gcoord.trajectory import Observation
+
+
+class _View(VmasEnv):
+    """What the views share: stacked states, square arenas, and steering by hand."""
+
+    def _stack(self, bodies: list[Any], what: str) -> Tensor:
+        """A state of several bodies, [B, bodies, ...]."""
+        return torch.stack([getattr(body.state, what) for body in bodies], dim=1)
+
+    def _world_in_words(self) -> str:
+        if self._density == "arena":
+            return "in the arena meant for " + str(self.own_n_agents) + ", whatever the team's size"
+        return f"at fixed density, the arena's side {self._side:.2f} times that of {self.own_n_agents} agents"
+
+    def _room(self, bodies: int, spacing: float, side: float) -> None:
+        """Raise where `bodies` points cannot be placed at random in a square of `side` at least `spacing` apart.
+
+        Random placement jams when discs of that diameter cover 0.547 of the plane; near that the search takes forever
+        in one of many teams, so nine tenths of it are taken for the limit.
+        """
+        limit = 0.9 * 0.547 * (side + spacing) ** 2 / (math.pi * spacing**2 / 4)
+        if bodies > limit:
+            raise ValueError(
+                f"expected an arena that holds {self.n_agents} agents: vmas/{self.name} places {bodies} bodies "
+                f"{spacing:g} apart on a side of {side:g}, which takes about {int(limit)} (got density={self._density})"
+            )
+
+    def _steer(self, force: Tensor) -> Tensor:
+        """An action close to the wanted force [B, N, 2]."""
+        if self._continuous:
+            return torch.minimum(torch.maximum(force, self._low), self._high)
+        digit = torch.where(force > 0.3, 2, torch.where(force < -0.3, 1, 0))  # stay, minus, plus
+        return digit[..., 0] * 3 + digit[..., 1]
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    """[B, n, 2], [B, m, 2] -> [B, n, m], by direct difference."""
+    return torch.linalg.vector_norm(a.unsqueeze(2) - b.unsqueeze(1), dim=-1)
+
+
+def _others(n: int, device: torch.device) -> Tensor:
+    """[n, n] bool: everyone but oneself."""
+    return ~torch.eye(n, dtype=torch.bool, device=device)
+
+
+class Navigation(_View):
+    """Each agent to its own goal without touching the others (VMAS `navigation`, https://arxiv.org/abs/2207.03530).
+
+    own [velocity 2, goal relative 2, and with `lidar` 12 rays]. Success: the share of agents within their radius of
+    their goal at the last step, which is what ends an episode when all are. `collisions`: how often an agent touched
+    another, per agent and episode (each step of a touch counts, and costs 1).
+
+    Arguments besides VmasEnv's:
+        lidar: sense the others by rays; without, the graph tells where they are, and the simulator's main cost is gone.
+        collisions: whether agents are solid.
+        shared_rew: whether agents earn the team's progress instead of their own.
+    """
+
+    own_n_agents: ClassVar[int | None] = 4
+    metrics: ClassVar[dict[str, Reduction]] = {"success": "last", "collisions": "sum"}
+
+    def __init__(
+        self,
+        n_agents: int | None = None,
+        num_envs: int = 32,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        continuous: bool | str = "auto",
+        density: str = "fixed",
+        max_steps: int | None = 100,
+        lidar: bool = False,
+        collisions: bool = True,
+        shared_rew: bool = False,
+        **options: Any,
+    ) -> None:
+        if lidar and not collisions:
+            raise ValueError("expected collisions=True with lidar=True, as rays only see solid agents (got False)")
+        self._lidar, self._collisions, self._shared = lidar, collisions, shared_rew
+        reward: Reward = "own" if not shared_rew else "mixed" if collisions else "team"
+        super().__init__(
+            "navigation", n_agents, num_envs, device, seed, continuous, density, max_steps, reward, **options
+        )
+
+    def _arguments(self) -> dict[str, Any]:
+        half = {axis: self._options.get(f"world_spawning_{axis}", 1) * self._side for axis in "xy"}
+        radius = self._options.get("agent_radius", 0.1)
+        self._room(2 * self.n_agents, 2 * radius + 0.05, 2 * math.sqrt(half["x"] * half["y"]))
+        return {
+            "collisions": self._collisions,
+            "shared_rew": self._shared,
+            **{f"world_spawning_{axis}": value for axis, value in half.items()},
+        }
+
+    def _restart(self) -> None:
+        super()._restart()
+        goals = self._stack([agent.goal for agent in self.agents], "pos")
+        self.extra["goal"] = goals
+        self.extra["distance"] = torch.linalg.vector_norm(self._stack(self.agents, "pos") - goals, dim=-1)  # [B, N]
+
+    def _own(self) -> Tensor:
+        parts = [self._stack(self.agents, "vel"), self.extra["goal"] - self._stack(self.agents, "pos")]
+        if self._lidar:
+            rays = [agent.sensors[0]._max_range - agent.sensors[0].measure() for agent in self.agents]
+            parts.append(torch.stack(rays, dim=1))
+        return torch.cat(parts, dim=-1)
+
+    def _judge(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The scenario's reward for all agents at once; its own loops over pairs in Python."""
+        scenario, agent = self.scenario, self.agents[0]
+        position = self._stack(self.agents, "pos")
+        distance = torch.linalg.vector_norm(position - self.extra["goal"], dim=-1)  # [B, N]
+        progress = (self.extra["distance"] - distance) * scenario.pos_shaping_factor
+        self.extra["distance"] = distance
+        if self._shared:
+            progress = progress.sum(-1, keepdim=True).expand_as(progress)
+        arrived = (distance < agent.goal.shape.radius).all(-1, keepdim=True)
+        reward = progress + arrived * scenario.final_reward
+        touches = torch.zeros_like(distance)
+        if self._collisions:
+            gap = _distances(position, position) - agent.shape.radius - agent.shape.radius
+            touching = (gap <= scenario.min_collision_distance) & _others(self.n_agents, gap.device)
+            touches = touching.sum(-1).to(distance)
+            reward = reward + touches * scenario.agent_collision_penalty
+        there = distance < agent.shape.radius
+        return reward, there.all(-1), {"success": there.float().mean(-1), "collisions": touches.mean(-1)}
+
+    def scripted(self, observation: Observation) -> Tensor:
+        """Straight to the goal, braking in time, each pushed off by those who are close."""
+        velocity, goal = observation.own[..., :2], observation.own[..., 2:4]
+        return self._steer(2.0 * goal - 2.0 * velocity + _push(observation.position, 0.3))
+
+
+def _push(position: Tensor, reach: float) -> Tensor:
+    """[B, N, 2]: away from, and to the right of, the agents closer than `reach`."""
+    apart = position.unsqueeze(2) - position.unsqueeze(1)  # [B, N, N, 2]
+    distance = torch.linalg.vector_norm(apart, dim=-1, keepdim=True)
+    push = apart / distance.clamp(min=1e-3) * (reach - distance).clamp(min=0) / reach
+    return 2.0 * (push + torch.stack([push[..., 1], -push[..., 0]], dim=-1)).sum(2)
+
+
+class SimpleSpread(_View):
+    """As many landmarks as agents: cover them all, touch nobody (VMAS `simple_spread`, https://arxiv.org/abs/1706.02275).
+
+    own [velocity 2]; landmarks are entities with the feature 1. Success: the share of landmarks with an agent within
+    its radius at the last step. The reward is the team's: minus the agents' number times the sum over landmarks of the
+    distance to the nearest agent, minus 2 for each touching pair; it grows with the square of the team. The scenario
+    has no end of its own.
+    """
+
+    own_n_agents: ClassVar[int | None] = 3
+    metrics: ClassVar[dict[str, Reduction]] = {"success": "last", "collisions": "sum"}
+
+    def __init__(
+        self,
+        n_agents: int | None = None,
+        num_envs: int = 32,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        continuous: bool | str = "auto",
+        density: str = "fixed",
+        max_steps: int | None = 100,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            "simple_spread", n_agents, num_envs, device, seed, continuous, density, max_steps, "team", **options
+        )
+
+    def _restart(self) -> None:
+        super()._restart()
+        for body in self.world.entities:
+            body.state.pos = body.state.pos * self._side
+
+    def _own(self) -> Tensor:
+        return self._stack(self.agents, "vel")
+
+    def _entities(self) -> tuple[Tensor, Tensor, Tensor]:
+        position = self._stack(self.world.landmarks, "pos")
+        ones = torch.ones_like(position[..., :1])
+        return ones, position, ones.squeeze(-1).bool()
+
+    def _judge(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The scenario's reward, which loops over agents, landmarks and agents again in Python."""
+        position = self._stack(self.agents, "pos")
+        nearest = _distances(position, self._stack(self.world.landmarks, "pos")).amin(1)  # [B, M]
+        radius = self.agents[0].shape.radius
+        touching = _distances(position, position) - radius - radius < 0
+        touches = (touching & _others(self.n_agents, touching.device)).sum((1, 2)).to(nearest)  # [B]
+        reward = -(nearest.sum(-1) * self.n_agents + touches)
+        metrics = {"success": (nearest < radius).float().mean(-1), "collisions": touches / self.n_agents}
+        return reward.unsqueeze(-1).expand(-1, self.n_agents).contiguous(), self.scenario.done(), metrics
+
+    def scripted(self, observation: Observation) -> Tensor:
+        """The i-th agent to the i-th landmark."""
+        return self._steer(3.0 * (observation.entity_position - observation.position) - 2.0 * observation.own)
+
+
+class Discovery(_View):
+    """Targets that two agents must reach together, and that come back elsewhere (VMAS `discovery`).
+
+    own [velocity 2, position relative to the arena's half side 2, and with `lidar` 15 rays to targets]; targets are
+    entities with the feature 1. `targets`: how many were covered in the episode, per agent. Targets come back, so there
+    is no last one and no success. At fixed density there are 7 targets for every 5 agents, rounded up.
+    """
+
+    own_n_agents: ClassVar[int | None] = 5
+    metrics: ClassVar[dict[str, Reduction]] = {"targets": "sum"}
+
+    def __init__(
+        self,
+        n_agents: int | None = None,
+        num_envs: int = 32,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        continuous: bool | str = "auto",
+        density: str = "fixed",
+        max_steps: int | None = 100,
+        lidar: bool = False,
+        n_targets: int | None = None,
+        **options: Any,
+    ) -> None:
+        self._lidar, self._n_targets = lidar, n_targets
+        reward: Reward = (
+            "team" if options.get("shared_reward") and not options.get("agent_collision_penalty") else "own"
+        )
+        super().__init__(
+            "discovery", n_agents, num_envs, device, seed, continuous, density, max_steps, reward, **options
+        )
+
+    def _arguments(self) -> dict[str, Any]:
+        half = {axis: self._options.get(f"{axis}_semidim", 1) * self._side for axis in "xy"}
+        n_targets = math.ceil(7 * self._side**2 - 1e-9) if self._n_targets is None else self._n_targets
+        spacing = self._options.get("min_dist_between_entities", 0.2)
+        self._room(self.n_agents + n_targets, spacing, 2 * math.sqrt(half["x"] * half["y"]))
+        return {"n_targets": n_targets, **{f"{axis}_semidim": value for axis, value in half.items()}}
+
+    def _own(self) -> Tensor:
+        half = self._stack(self.agents, "pos").new_tensor([self.world.x_semidim, self.world.y_semidim])
+        parts = [self._stack(self.agents, "vel"), self._stack(self.agents, "pos") / half]
+        if self._lidar:
+            parts.append(torch.stack([agent.sensors[0].measure() for agent in self.agents], dim=1))
+        return torch.cat(parts, dim=-1)
+
+    def _entities(self) -> tuple[Tensor, Tensor, Tensor]:
+        position = self._stack(self.scenario._targets, "pos")
+        return torch.ones_like(position[..., :1]), position, ~self.scenario.all_time_covered_targets
+
+    def _judge(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        scenario, agents = self.scenario, self.agents
+        if scenario.agent_collision_penalty:
+            reward = torch.stack([scenario.reward(agent) for agent in agents], dim=1)
+        else:
+            # The first agent's call counts who covers what, the last one's moves what was covered; between them the
+            # scenario only asks each pair whether it touched, for nothing.
+            for agent in agents[:1] + agents[1:][-1:]:
+                scenario.reward(agent)
+            covering = [scenario.shared_covering_rew if scenario.shared_reward else a.covering_reward for a in agents]
+            reward = torch.stack(covering, dim=1) + scenario.time_rew.unsqueeze(-1)
+        covered = scenario.covered_targets.sum(-1) / self.n_agents
+        return reward, scenario.done(), {"targets": covered}
+
+    def scripted(self, observation: Observation) -> Tensor:
+        """In pairs (the odd one joins the first) to the target nearest to the pair's middle."""
+        position = observation.position  # [B, N, 2]
+        pair = torch.arange(self.n_agents, device=position.device) // 2
+        pair = torch.where(2 * pair + 1 < self.n_agents, pair, 0)
+        middle = (position[:, 2 * pair] + position[:, (2 * pair + 1).clamp(max=self.n_agents - 1)]) / 2
+        far = _distances(middle, observation.entity_position)
+        far = far.masked_fill(~observation.entity_present.unsqueeze(1), math.inf)
+        goal = _rows(observation.entity_position, far.argmin(-1))
+        return self._steer(3.0 * (goal - position) - 2.0 * observation.own[..., :2] + _push(position, 0.15))
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """x [B, M, D], index [B, N] -> [B, N, D]."""
+    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
+class Dispersion(_View):
+    """From one point to as many pieces of food as there are agents: spread out and eat them all (VMAS `dispersion`).
+
+    own [velocity 2]; food is an entity with the feature 1, absent once eaten. Success: the share of food eaten at the
+    last step; an episode ends when all is. Agents who arrive together share the reward of 1.
+    """
+
+    own_n_agents: ClassVar[int | None] = 4
+    metrics: ClassVar[dict[str, Reduction]] = {"success": "last"}
+
+    def __init__(
+        self,
+        n_agents: int | None = None,
+        num_envs: int = 32,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        continuous: bool | str = "auto",
+        density: str = "fixed",
+        max_steps: int | None = 100,
+        share_reward: bool = False,
+        penalise_by_time: bool = False,
+        **options: Any,
+    ) -> None:
+        self._shared = {"share_reward": share_reward, "penalise_by_time": penalise_by_time}
+        reward: Reward = "team" if share_reward else "own"
+        super().__init__(
+            "dispersion", n_agents, num_envs, device, seed, continuous, density, max_steps, reward, **options
+        )
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"pos_range": self._options.get("pos_range", 1.0) * self._side, **self._shared}
+
+    def _restart(self) -> None:
+        super()._restart()
+        self.extra["food"] = self._stack(self.world.landmarks, "pos")
+        self.extra["eaten"] = torch.zeros_like(self.extra["food"][..., 0], dtype=torch.bool)  # [B, M]
+
+    def _own(self) -> Tensor:
+        return self._stack(self.agents, "vel")
+
+    def _entities(self) -> tuple[Tensor, Tensor, Tensor]:
+        food = self.extra["food"]
+        return torch.ones_like(food[..., :1]), food, ~self.extra["eaten"]
+
+    def _judge(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The scenario's reward, which loops over agents and food in Python."""
+        scenario, eaten = self.scenario, self.extra["eaten"]
+        reach = self.agents[0].shape.radius + self.world.landmarks[0].shape.radius
+        eats = _distances(self._stack(self.agents, "pos"), self.extra["food"]) < reach  # [B, N, M]
+        eats = eats & ~eaten.unsqueeze(1)
+        eaters = eats.sum(1)  # [B, M]
+        if scenario.share_reward:
+            reward = (eaters > 0).sum(-1, keepdim=True).float().expand(-1, self.n_agents)
+        else:
+            reward = (eats / eaters.clamp(min=1).unsqueeze(1)).sum(-1)
+        if scenario.penalise_by_time:
+            reward = torch.where(reward == 0, -0.01, reward)
+        eaten = eaten | (eaters > 0)
+        self.extra["eaten"] = eaten
+        return reward.contiguous(), eaten.all(-1), {"success": eaten.float().mean(-1)}
+
+    def scripted(self, observation: Observation) -> Tensor:
+        """The i-th agent to the i-th piece of food, then to the nearest that is left."""
+        left = observation.entity_present
+        far = _distances(observation.position, observation.entity_position)
+        far = far.masked_fill(~left.unsqueeze(1), 1e9)
+        mine = torch.arange(self.n_agents, device=left.device).clamp(max=left.shape[1] - 1).expand(len(left), -1)
+        goal = torch.where(left.gather(1, mine), mine, far.argmin(-1))
+        return self._steer(
+            3.0 * (_rows(observation.entity_position, goal) - observation.position) - 2.0 * observation.own
+        )
+
+
+class Flocking(_View):
+    """Stay close to each other and to a moving target, without touching (VMAS `flocking`).
+
+    own [velocity 2, target relative 2]; obstacles and the target are entities [is obstacle, is target, velocity 2].
+    `distance`: the agents' mean distance to the target at the last step; `collisions`: touches per agent and episode.
+    There is no success: the flock is never done. At fixed density there are 5 obstacles for every 4 agents, rounded up;
+    the target's circle keeps its size.
+    """
+
+    own_n_agents: ClassVar[int | None] = 4
+    metrics: ClassVar[dict[str, Reduction]] = {"distance": "last", "collisions": "sum"}
+
+    def __init__(
+        self,
+        n_agents: int | None = None,
+        num_envs: int = 32,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        continuous: bool | str = "auto",
+        density: str = "fixed",
+        max_steps: int | None = 100,
+        n_obstacles: int | None = None,
+        **options: Any,
+    ) -> None:
+        self._n_obstacles = n_obstacles
+        super().__init__("flocking", n_agents, num_envs, device, seed, continuous, density, max_steps, "own", **options)
+
+    def _arguments(self) -> dict[str, Any]:
+        n_obstacles = math.ceil(5 * self._side**2 - 1e-9) if self._n_obstacles is None else self._n_obstacles
+        spacing = self._options.get("min_dist_between_entities", 0.15)
+        self._room(self.n_agents + n_obstacles + 1, spacing, 2 * self._side)
+        return {"n_obstacles": n_obstacles}
+
+    def _prepare(self) -> None:
+        self.scenario.x_dim = self.scenario.y_dim = self._side
+
+    def _restart(self) -> None:
+        super()._restart()
+        self.extra["scatter"] = self._scatter()[0]
+
+    def _scatter(self) -> tuple[Tensor, Tensor]:
+        """How far from the wanted distance each agent is to the others and the target [B, N]; who is how far from whom,
+        the target first [B, N + 1, N + 1]."""
+        scenario = self.scenario
+        position = self._stack(self.world.agents, "pos")
+        distance = _distances(position, position)
+        off = (distance - scenario.desired_distance).square() * _others(self.n_agents + 1, distance.device)
+        return (off.sum(-1) / self.n_agents * scenario.dist_shaping_factor)[:, 1:], distance
+
+    def _own(self) -> Tensor:
+        target = self.scenario._target.state.pos.unsqueeze(1)
+        return torch.cat([self._stack(self.agents, "vel"), target - self._stack(self.agents, "pos")], dim=-1)
+
+    def _entities(self) -> tuple[Tensor, Tensor, Tensor]:
+        bodies = [*self.scenario.obstacles, self.scenario._target]
+        position = self._stack(bodies, "pos")
+        kind = torch.zeros_like(position)
+        kind[:, :-1, 0] = 1.0
+        kind[:, -1, 1] = 1.0
+        features = torch.cat([kind, self._stack(bodies, "vel")], dim=-1)
+        return features, position, torch.ones_like(position[..., 0], dtype=torch.bool)
+
+    def _judge(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The scenario's reward for all agents at once; its own loops over pairs in Python."""
+        scenario = self.scenario
+        scenario.t = scenario.t + 1
+        scatter, distance = self._scatter()
+        radius = self._radii(distance)
+        touching = distance - radius.unsqueeze(-1) - radius <= scenario.min_collision_distance
+        touching = touching & _others(self.n_agents + 1, distance.device)
+        touches = touching.sum(-1)[:, 1:].to(distance)
+        reward = touches * scenario.collision_reward + (self.extra["scatter"] - scatter)
+        self.extra["scatter"] = scatter
+        metrics = {"distance": distance[:, 1:, 0].mean(-1), "collisions": touches.mean(-1)}
+        return reward, scenario.done(), metrics
+
+    def _radii(self, like: Tensor) -> Tensor:
+        return like.new_tensor([agent.shape.radius for agent in self.world.agents])
+
+    def scripted(self, observation: Observation) -> Tensor:
+        """After the target, pushed off by those who are close."""
+        return self._steer(
+            3.0 * observation.own[..., 2:4] - 2.0 * observation.own[..., :2] + _push(observation.position, 0.2)
+        )
+
+
+class Transport(_View):
+    """Push packages too heavy for one onto a goal (VMAS `transport`).
+
+    own [velocity 2, of the nearest package that is not there yet: relative position 2, its way to the goal 2, velocity
+    2, whether it is there 1]; packages are entities [way to the goal 2, velocity 2, whether it is there 1]. Success: the
+    share of packages on the goal at the last step; an episode ends when all are. At fixed density there is one package
+    for every 4 agents, rounded; otherwise one.
+    """
+
+    own_n_agents: ClassVar[int | None] = 4
+    metrics: ClassVar[dict[str, Reduction]] = {"success": "last"}
+
+    def __init__(
+        self,
+        n_agents: int | None = None,
+        num_envs: int = 32,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        continuous: bool | str = "auto",
+        density: str = "fixed",
+        max_steps: int | None = 500,
+        n_packages: int | None = None,
+        **options: Any,
+    ) -> None:
+        self._n_packages = n_packages
+        super().__init__(
+            "transport", n_agents, num_envs, device, seed, continuous, density, max_steps, "team", **options
+        )
+
+    def _arguments(self) -> dict[str, Any]:
+        n_packages = max(1, round(self._side**2)) if self._n_packages is None else self._n_packages
+        # Packages and goal keep this far from every agent; few places are left where agents take e^6 times the room.
+        length, width = (self._options.get(f"package_{what}", 0.15) for what in ("length", "width"))
+        spacing = math.hypot(length, width) / 2 + 0.16
+        if (self.n_agents + n_packages) * math.pi * spacing**2 > 6 * (2 * self._side) ** 2:
+            raise ValueError(
+                f"expected an arena with free places {spacing:.2f} away from all of {self.n_agents} agents for "
+                f"{n_packages} packages on a side of {2 * self._side:g} (got density={self._density})"
+            )
+        return {"n_packages": n_packages}
+
+    def _prepare(self) -> None:
+        scenario, world = self.scenario, self.world
+        margin = 2 * scenario.agent_radius + max(scenario.package_length, scenario.package_width)
+        scenario.world_semidim = self._side
+        world._x_semidim = world._y_semidim = self._side + margin
+
+    def _packages(self) -> tuple[Tensor, Tensor]:
+        """What is to know of each package [B, M, 5], and where it is [B, M, 2]."""
+        packages = self.scenario.packages
+        position = self._stack(packages, "pos")
+        there = torch.stack([package.on_goal for package in packages], dim=1).unsqueeze(-1)
+        way = packages[0].goal.state.pos.unsqueeze(1) - position
+        return torch.cat([way, self._stack(packages, "vel"), there.to(way)], dim=-1), position
+
+    def _own(self) -> Tensor:
+        features, package = self._packages()
+        position = self._stack(self.agents, "pos")
+        far = _distances(position, package) + 1e6 * features[:, None, :, -1]
+        nearest = far.argmin(-1)
+        relative = _rows(package, nearest) - position
+        return torch.cat([self._stack(self.agents, "vel"), relative, _rows(features, nearest)], dim=-1)
+
+    def _entities(self) -> tuple[Tensor, Tensor, Tensor]:
+        features, position = self._packages()
+        return features, position, torch.ones_like(position[..., 0], dtype=torch.bool)
+
+    def _judge(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        reward = self.scenario.reward(self.agents[0])  # the team's: the same for all
+        there = torch.stack([package.on_goal for package in self.scenario.packages], dim=1)
+        return _shared(reward, self.n_agents), self.scenario.done(), {"success": there.float().mean(-1)}
+
+    def scripted(self, observation: Observation) -> Tensor:
+        """Around the package to its far side, then push it along its way."""
+        velocity, package, way = observation.own[..., :2], observation.own[..., 2:4], observation.own[..., 4:6]
+        ahead = way / torch.linalg.vector_norm(way, dim=-1, keepdim=True).clamp(min=1e-6)
+        aside = torch.stack([-ahead[..., 1], ahead[..., 0]], dim=-1)
+        along = (package * ahead).sum(-1, keepdim=True)  # how far behind the package
+        off = -(package * aside).sum(-1, keepdim=True)  # how far beside its way
+        side = torch.where(off >= 0, 1.0, -1.0)
+        around = package - 0.2 * ahead + 0.2 * side * aside
+        behind = (along > 0.05) & (off.abs() < 0.1)
+        return self._steer(torch.where(behind, 4.0 * package, 4.0 * around - velocity))
+
+
+def _shared(reward: Tensor, n_agents: int) -> Tensor:
+    """A team's reward [B] for each agent, [B, N]."""
+    return reward.unsqueeze(-1).repeat(1, n_agents)
+
+
+class Balance(_View):
+    """Carry a package on a line to a goal, against gravity (VMAS `balance`).
+
+    own [velocity 2, package relative 2, line relative 2, package's way to the goal 2, package's velocity 2, line's
+    velocity 2, line's turning 1, line's angle 1]; package and goal are entities [is package, is goal, velocity 2].
+    Success: the package is on the goal at the last step; falling ends an episode too. At fixed density the line and what
+    it weighs, the package's weight and the floor grow in proportion to the team, so that each agent keeps its place
+    under the line and its load; the package's way to the goal stays, and so does the time limit.
+    """
+
+    own_n_agents: ClassVar[int | None] = 3
+    metrics: ClassVar[dict[str, Reduction]] = {"success": "last"}
+
+    def __init__(
+        self,
+        n_agents: int | None = None,
+        num_envs: int = 32,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        continuous: bool | str = "auto",
+        density: str = "fixed",
+        max_steps: int | None = 100,
+        **options: Any,
+    ) -> None:
+        super().__init__("balance", n_agents, num_envs, device, seed, continuous, density, max_steps, "team", **options)
+
+    @property
+    def _side(self) -> float:
+        return self.n_agents / 3 if self._density == "fixed" else 1.0
+
+    @property
+    def _stretch(self) -> float:
+        return 1.0
+
+    def _world_in_words(self) -> str:
+        if self._density == "arena":
+            return "under the line meant for 3, whatever the team's size"
+        return f"at fixed density, line and load {self._side:.2f} times those of 3 agents"
+
+    def _arguments(self) -> dict[str, Any]:
+        if self.n_agents < 2:
+            raise ValueError(f"expected at least 2 agents to carry a line (got n_agents={self.n_agents})")
+        if 0.77 * self._side / (self.n_agents - 1) < 0.06:
+            raise ValueError(
+                f"expected at most 13 agents under a line of 0.8 (got n_agents={self.n_agents}, density=arena)"
+            )
+        return {}
+
+    def _prepare(self) -> None:
+        scenario = self.scenario
+        scenario.line.shape._length *= self._side
+        scenario.line.mass *= self._side
+        scenario.package.mass *= self._side
+        scenario.floor.shape._length *= max(1.0, self._side)
+
+    def _restart(self) -> None:
+        super()._restart()
+        scenario = self.scenario
+        middle = scenario.line.state.pos[:, :1]
+        before = scenario.package.state.pos
+        for body in [*self.agents, scenario.package]:
+            x, y = body.state.pos.split(1, dim=-1)
+            body.state.pos = torch.cat([middle + (x - middle) * self._side, y], dim=-1)
+        scenario.package.goal.state.pos = scenario.package.goal.state.pos + (scenario.package.state.pos - before)
+
+    def _own(self) -> Tensor:
+        scenario, position = self.scenario, self._stack(self.agents, "pos")
+        package, line, goal = scenario.package.state, scenario.line.state, scenario.package.goal.state
+        common = [goal.pos - package.pos, package.vel, line.vel, line.ang_vel, line.rot % torch.pi]
+        return torch.cat(
+            [
+                self._stack(self.agents, "vel"),
+                package.pos.unsqueeze(1) - position,
+                line.pos.unsqueeze(1) - position,
+                torch.cat(common, dim=-1).unsqueeze(1).expand(-1, self.n_agents, -1),
+            ],
+            dim=-1,
+        )
+
+    def _entities(self) -> tuple[Tensor, Tensor, Tensor]:
+        bodies = [self.scenario.package, self.scenario.package.goal]
+        position = self._stack(bodies, "pos")
+        kind = torch.eye(2, device=position.device).expand(len(position), -1, -1)
+        features = torch.cat([kind, self._stack(bodies, "vel")], dim=-1)
+        return features, position, torch.ones_like(position[..., 0], dtype=torch.bool)
+
+    def _judge(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        scenario = self.scenario
+        reward = scenario.reward(self.agents[0])  # the team's: the same for all
+        there = self.world.is_overlapping(scenario.package, scenario.package.goal)
+        done = scenario.on_the_ground | there
+        return _shared(reward, self.n_agents), done, {"success": there.float()}
+
+    def scripted(self, observation: Observation) -> Tensor:
+        """Lift where the line hangs low, lean towards the goal."""
+        own = observation.own
+        velocity, package, line, way, turn = own[..., :2], own[..., 2:4], own[..., 4:6], own[..., 6:8], own[..., 12:13]
+        tilt = torch.sin(2 * own[..., 13:14]) / 2
+        lift = (0.4 + 2.0 * way[..., 1:] + line[..., :1] * (2.0 * tilt + turn) - velocity[..., 1:]).clamp(0, 1)
+        lean = 0.2 * way[..., :1] - velocity[..., :1] + 0.0 * package[..., :1]
+        return self._steer(torch.cat([lean, lift], dim=-1))
