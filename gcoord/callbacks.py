@@ -108,9 +108,7 @@ class Rounds(lightning.Callback):
         }
         self.began, self.frames_before = now, learner.frames
         finished = learner.frames >= run.cfg.frames
-        if run.cfg.evaluation.frames and (
-            finished or learner.frames - self.evaluated_at >= run.cfg.evaluation.frames
-        ):
+        if run.cfg.evaluation.frames and (finished or learner.frames - self.evaluated_at >= run.cfg.evaluation.frames):
             self.evaluated_at = learner.frames
             figures |= {f"evaluation_{name}": value for name, value in run.evaluate().items()}
         for logger in trainer.loggers:

@@ -107,6 +107,9 @@ def run_command(
 _BAD = (HydraException, OmegaConfBaseException, ValueError, ImportError, OSError)
 
 
+_ASIDES = ("Config search path:", "Search path:", "full_key:", "object_type=", "reference_type=")
+
+
 def _is_line(error: BaseException) -> bool:
     # An ImportError that somebody raised by hand (a missing extra) has a message for the user and no module's name.
     broken = isinstance(error, ImportError) and error.name is not None
@@ -124,10 +127,9 @@ def one_line(error: BaseException) -> str:
         return f"expected overrides such as n_agents=4 (got {error.override!r}): {' '.join(error.message.split())}"
     if isinstance(error, HydraException) and not str(error) and error.__cause__ is not None:
         return one_line(error.__cause__)
-    # OmegaConf adds lines about its own types below the message.
-    lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith(("full_key:", "object_type=", "reference_type="))]
-    return " ".join(told) or type(error).__name__
+    # Below the message Hydra lists where it looked, and OmegaConf its own types.
+    told = itertools.takewhile(lambda line: not line.startswith(_ASIDES), map(str.strip, str(error).splitlines()))
+    return " ".join(line for line in told if line) or type(error).__name__
 
 
 def _run(task: Task, config: DictConfig, job: Job) -> int:

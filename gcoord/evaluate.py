@@ -31,7 +31,9 @@ def evaluate(cfg: DictConfig, job: Job) -> None:
     plot(rows, folder / "scale.png")
     console.print(table(rows))
     console.print(
-        f"{time.monotonic() - began:.0f} s; {folder}/results.csv, results.json and scale.png", highlight=False, soft_wrap=True
+        f"{time.monotonic() - began:.0f} s; {folder}/results.csv, results.json and scale.png",
+        highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -168,8 +168,10 @@ class _Found(NamedTuple):
     kth: Tensor
 
 
-def _select(query: _Query, squared: Tensor, number: Tensor, sender_of: Callable[[Tensor], Tensor]) -> _Found:
-    """The nearest of candidates: squared [G, R, C], number [G, R] of receivers, sender_of(columns) -> senders."""
+def _select(
+    query: _Query, squared: Tensor, number: Tensor, graph: Tensor, sender_of: Callable[[Tensor], Tensor]
+) -> _Found:
+    """The nearest of candidates: squared [*, C], number and graph [*] of the receivers, sender_of(columns) -> senders."""
     within = number.new_zeros(()).expand(squared.shape[:-1])
     if query.squared_r is not None:
         inside = squared <= query.squared_r
@@ -182,7 +184,7 @@ def _select(query: _Query, squared: Tensor, number: Tensor, sender_of: Callable[
         values, columns = squared.topk(int((squared <= kth).sum(-1).amax()), dim=-1, largest=False)
     sender = sender_of(columns)
     if tied and query.key is not None:
-        hashed = edge_hash(query.key[query.graph][:, None, None], number.unsqueeze(-1), sender + query.first)
+        hashed = edge_hash(query.key[graph].unsqueeze(-1), number.unsqueeze(-1), sender + query.first)
         order = hashed.argsort(dim=-1)
         order = order.gather(-1, values.gather(-1, order).argsort(dim=-1, stable=True))
         values, sender = values.gather(-1, order), sender.gather(-1, order)
@@ -201,7 +203,9 @@ def _among_all(query: _Query, senders: Tensor) -> _Found:
         squared = squared_distances(query.receivers[:, rows], senders)
         if query.own is not None:
             squared.scatter_(-1, query.own[:, rows].unsqueeze(-1), torch.inf)
-        parts.append(_select(query, squared, query.number[:, rows], lambda columns: columns))
+        number = query.number[:, rows]
+        graph = query.graph.unsqueeze(-1).expand_as(number)
+        parts.append(_select(query, squared, number, graph, lambda columns: columns))
     return _joined(parts, dim=1)
 
 
@@ -223,7 +227,7 @@ class _Strips:
 
     Arrays are flat over [G, n + 2, m + 2]: an empty strip before the first and after the last, and one place before
     and after each strip, all at infinity. coordinates: P of them; second: the second coordinate, -inf in the places
-    before; sender: numbers; place [G, S]: where each sender went (within [n, m]). low, high [G, n + 2]: where strip s
+    before; sender: numbers; place, flat [G, n m]: where each sender went. low, high [G, n + 2]: where strip s
     begins and ends along the first coordinate stands at s + 1; infinite where there is no strip.
     """
 
@@ -254,7 +258,7 @@ def _sorted_into_strips(senders: Tensor, m: int) -> _Strips:
         coordinates=[plane.view(-1) for plane in coordinates],
         second=second.view(-1),
         sender=F.pad(order.view(n_graphs, n, m), around).view(-1),
-        place=place[:, :n_senders],
+        place=place.view(-1),
         low=F.pad(F.pad(ends[..., 0], (1, 0), value=-torch.inf), (0, 1), value=torch.inf),
         high=F.pad(F.pad(ends[..., -1], (1, 0), value=-torch.inf), (0, 1), value=torch.inf),
         n=n,
@@ -263,14 +267,19 @@ def _sorted_into_strips(senders: Tensor, m: int) -> _Strips:
 
 
 def _rank(strips: _Strips, row: Tensor, at: Tensor, shift: Tensor | float) -> Tensor:
-    """How many places of each strip lie below: second - at < shift. row: where the strips begin, [G, R, strips]."""
-    rank = torch.zeros_like(row)
+    """How many places of each strip lie below: second - at < shift. row [strips, Q]: where the strips begin; at [Q]."""
+    last = row + (strips.m + 1)
+    found = row
     step = 1 << strips.m.bit_length()
     while step := step >> 1:
-        probe = rank + step
-        below = strips.second.take(row + probe.clamp(max=strips.m + 1)) - at < shift
-        rank = torch.where(below, probe, rank)
-    return rank
+        probe = torch.minimum(found + step, last)
+        found = torch.where(_at(strips.second, probe) - at < shift, probe, found)
+    return found - row
+
+
+def _at(flat: Tensor, place: Tensor) -> Tensor:
+    """flat[place]; index_select is the quickest way there."""
+    return flat.index_select(0, place.reshape(-1)).view(place.shape)
 
 
 def _plan(n_senders: int, n_coordinates: int, k: int) -> tuple[int, int]:
@@ -331,72 +340,76 @@ def _in_windows(
     window: places of a window, around the receiver's own rank; None: all that are within `reach` of it.
     """
     n, m = strips.n, strips.m
-    x, at = query.receivers[..., 0], query.receivers[..., min(1, query.receivers.shape[-1] - 1)].unsqueeze(-1)
-    graph = query.graph.view(-1, 1, 1)
+    n_graphs, n_rows, n_coordinates = query.receivers.shape
+    x, at = (query.receivers[..., p].reshape(-1) for p in (0, min(1, n_coordinates - 1)))  # [Q = G R]
+    graph = query.graph.repeat_interleave(n_rows)
+    place = None
     if query.own is None:
-        strip = (torch.searchsorted(strips.low[query.graph], x.contiguous(), right=True) - 1).clamp(1, n).unsqueeze(-1)
-        place = None
+        strip = torch.searchsorted(strips.low[query.graph], x.view(n_graphs, -1), right=True).view(-1) - 1
+        strip = strip.clamp(1, n)
     else:
-        place = strips.place[query.graph.unsqueeze(-1), query.own]
-        strip, place = (place // m + 1).unsqueeze(-1), place % m
-    beside = torch.arange(-sides, sides + 1, device=x.device)
-    strip_beside = (strip + beside).clamp(0, n + 1)
-    row = (graph * (n + 2) + strip_beside) * (m + 2)  # [G, R, strips]
+        place = _at(strips.place, graph * (n * m) + query.own.reshape(-1))
+        strip = place // m
+        place, strip = place - strip * m, strip + 1
+    beside = torch.arange(-sides - 1, sides + 2, device=x.device).unsqueeze(-1)
+    # Strips innermost would be three elements a row: they come first.
+    around = (strip + beside).clamp_(0, n + 1).add_(graph * (n + 2))  # [strips + 2, Q]
+    row = around[1:-1] * (m + 2)
     if window is None:
         assert reach is not None
         start = _rank(strips, row, at, -reach)
         window = max(1, int((_rank(strips, row, at, reach) - start).amax()))
     else:
-        rank = _rank(strips, row, at, 0.0)
+        start = _rank(strips, row, at, 0.0)
         if place is not None:
-            rank[..., sides] = place
+            start[sides] = place
         window = min(window, m)
-        start = rank - window // 2
-    start = start.clamp(0, m - window)
+        start -= window // 2
+    start.clamp_(0, m - window)
     first = row + start
 
     # Who is in no window is at least this far away, in the very arithmetic of the distances.
-    edges = (strip + torch.arange(-sides - 1, sides + 2, device=x.device)).clamp(0, n + 1) + graph * (n + 2)
-    x = x.unsqueeze(-1)
-    left, right = x - strips.high.take(edges[..., : sides + 1]), strips.low.take(edges[..., sides + 2 :]) - x
-    below, above = at - strips.second.take(first), strips.second.take(first + window + 1) - at
-    bound = torch.minimum(below, above).square_()
-    bound[..., :sides] += left[..., 1:].square()
-    bound[..., sides + 1 :] += right[..., :-1].square()
-    outside = torch.minimum(bound.amin(-1), torch.minimum(left[..., 0], right[..., -1]).square_())
+    left, right = x - _at(strips.high, around[: sides + 1]), _at(strips.low, around[sides + 2 :]) - x
+    bound = torch.minimum(at - _at(strips.second, first), _at(strips.second, first + (window + 1)) - at).square_()
+    bound[:sides] += left[1:].square()
+    bound[sides + 1 :] += right[:-1].square()
+    outside = torch.minimum(bound.amin(0), torch.minimum(left[0], right[-1]).square_())
 
+    # The dead stand nowhere, not even in their own windows.
+    own = None if place is None else (place - start[sides]).clamp_(0, window - 1).add_(sides * window)
+    first = first.t().contiguous()
     parts = []
-    block = max(1, PAIRS_AT_ONCE // max(1, first.numel() // max(1, first.shape[1]) * window))
-    for begin in range(0, first.shape[1], block):
-        rows = slice(begin, begin + block)
-        # The dead stand nowhere, not even in their own windows.
-        own = None if place is None else (place - start[..., sides]).clamp(0, window - 1)[:, rows] + sides * window
-        parts.append(_among_places(query, strips, rows, first[:, rows], own, window))
-    found = _joined(parts, dim=1)
+    block = max(1, PAIRS_AT_ONCE // (first.shape[1] * window))
+    for begin in range(0, len(first), block):
+        some = slice(begin, begin + block)
+        parts.append(_among_places(query, strips, some, first[some], None if own is None else own[some], window))
+    found = _joined(parts, dim=0)
     enough = found.kth.squeeze(-1) if query.squared_r is None else query.squared_r
-    return found, ~(enough < outside) & query.receivers[..., 0].isfinite()
+    missing = ~(enough < outside) & x.isfinite()
+    return _Found(*(part.view(n_graphs, n_rows, *part.shape[1:]) for part in found)), missing.view(n_graphs, n_rows)
 
 
 def _among_places(
-    query: _Query, strips: _Strips, rows: slice, first: Tensor, own: Tensor | None, window: int
+    query: _Query, strips: _Strips, some: slice, first: Tensor, own: Tensor | None, window: int
 ) -> _Found:
-    """The nearest of the `window` places after first [G, R, strips]; own [G, R]: the column of oneself."""
+    """The nearest of the `window` places after first [Q, strips], for some receivers; own [Q]: oneself's column."""
     squared = None
-    from_first = (first + 1).view(-1)
-    for plane, receivers in zip(strips.coordinates, query.receivers[:, rows].unbind(-1), strict=True):
-        difference = plane.unfold(0, window, 1).index_select(0, from_first).view(*first.shape, window)
-        difference = difference.sub_(receivers[..., None, None])
+    for plane, receivers in zip(strips.coordinates, query.receivers.flatten(0, 1)[some].unbind(-1), strict=True):
+        difference = plane.unfold(0, window, 1).index_select(0, first.view(-1) + 1).view(len(first), -1)
+        difference = difference.sub_(receivers.unsqueeze(-1))
         difference.mul_(difference)
         squared = difference if squared is None else squared.add_(difference)
     assert squared is not None
-    squared = squared.flatten(-2)
     if own is not None:
         squared.scatter_(-1, own.unsqueeze(-1), torch.inf)
 
     def sender_of(columns: Tensor) -> Tensor:
-        return strips.sender.take(first.gather(-1, columns // window) + 1 + columns % window)
+        # Dividing whole numbers is slow; half a column keeps the quotient clear of rounding.
+        window_of = ((columns + 0.5) / window).long()
+        return _at(strips.sender, first.gather(-1, window_of).add_(columns - window_of * window).add_(1))
 
-    return _select(query, squared, query.number[:, rows], sender_of)
+    graph = query.graph.repeat_interleave(query.number.shape[1])[some]
+    return _select(query, squared, query.number.reshape(-1)[some], graph, sender_of)
 
 
 def _replaced(found: _Found, again: _Found, graphs: Tensor, rows: Tensor) -> _Found:

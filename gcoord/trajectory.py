@@ -98,6 +98,13 @@ def learns(step: Step) -> Tensor:
     return step.seen.alive & step.valid.unsqueeze(-1)
 
 
+def played(step: Step) -> Tensor:
+    """Actions [*, N] or [*, N, A], 0 for the dead: what stands in their slots is no action."""
+    alive = step.seen.alive
+    alive = alive if step.action.dim() == alive.dim() else alive.unsqueeze(-1)
+    return torch.where(alive, step.action, step.action.new_zeros(()))
+
+
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean of x [*] over mask [*] (same shape), 0 where the mask is empty. What is masked out is never read:
     NaN there changes nothing, neither forward nor in the gradient."""

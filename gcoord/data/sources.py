@@ -107,7 +107,8 @@ class Rollouts(Source):
         return self.epochs * sum(self._batches_of(collector) for collector in self.collectors)
 
     def __iter__(self) -> Iterator[Trajectory]:
-        prepared = [self.learner.prepare(trajectory) for trajectory in self.collect(self.steps)]
+        fresh = self.collect(self.steps)
+        prepared = [self.learner.prepare(trajectory) for trajectory in fresh]
         if not self.recurrent:
             prepared = [flat(trajectory) for trajectory in prepared]
         for _ in range(self.epochs):
@@ -118,6 +119,8 @@ class Rollouts(Source):
                 cuts += [(trajectory, part) for part in order.tensor_split(self._batches_of(collector))]
             for i in torch.randperm(len(cuts)).tolist() if len(prepared) > 1 else range(len(cuts)):
                 yield columns_of(*cuts[i])
+        for trajectory in fresh:
+            self.learner.observe(trajectory)
 
 
 class Replayed(Source):
@@ -176,6 +179,7 @@ class Replayed(Source):
 
     def _gather(self) -> None:
         for trajectory in self.collect(self.steps, memories=self.recurrent):
+            self.learner.observe(trajectory)
             self.replays.add(trajectory.steps, trajectory.memory)
 
     def __iter__(self) -> Iterator[Trajectory]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
-from gcoord.envs.recipe import Recipe, find_function
+import numpy as np
+
+from gcoord.envs.recipe import Recipe, find_function, quiet_imports
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,26 +30,34 @@ def pursuit(
     density: Literal["fixed", "arena"] = "fixed",
     continuous: bool | Literal["auto"] = "auto",
     shared_reward: bool = True,
-    surround: bool = True,
     max_cycles: int = 500,
     n_evaders: int | None = None,
     x_size: int | None = None,
     y_size: int | None = None,
+    surround: bool = True,
+    n_catch: int = 2,
+    obs_range: int = 7,
+    freeze_evaders: bool = False,
+    tag_reward: float = 0.01,
+    catch_reward: float = 5.0,
+    urgency_reward: float = -0.1,
+    constraint_window: float = 1.0,
     scale: float = 1.0,
-    **options: Any,
 ) -> ParallelTeamEnv:
     """Pursuers on a grid surround evaders that move at random (https://pettingzoo.farama.org/environments/sisl/pursuit).
 
     An agent senses the 7 x 7 cells about it (walls, pursuers, evaders: own [3, 7, 7], counts divided by `scale`, so
     they mean the same in every team) and stands at `position`, in cells. Five actions: left, right, up, down, stay.
-    A caught evader pays 5 to each that surrounds it, touching one 0.01, every step costs 0.1; shared by all by default.
+    An evader is caught when all free cells beside it hold pursuers. `catch_reward` goes to each of them, `tag_reward` to
+    who touches one, `urgency_reward` to all each step, and all is averaged over the team where `shared_reward`.
 
     Arguments:
         n_agents: pursuers, 1 to 128; None: the world's 8.
         density: `fixed`: the map's sides grow with sqrt(n / 8) from 16 and the evaders with n / 8 from 30; `arena`:
             16 x 16 with 30 evaders whatever the team.
-        n_evaders, x_size, y_size: say these yourself (None: by `density`).
-        options: what else `pursuit_v5` takes.
+        n_evaders, x_size, y_size: None: by `density`.
+        surround: False: `n_catch` pursuers on an evader's own cell catch it.
+        constraint_window: share of the map's sides within which all start.
 
     Metrics: `catches`, evaders removed so far, and `success`, their share; both at the episode's end.
     Raises ValueError for a team that its map cannot hold (the world would search for free cells for ever).
@@ -65,16 +76,22 @@ def pursuit(
     x_size, y_size = x_size or side, y_size or side
     n_evaders = n_evaders or max(1, round(EVADERS * ratio))
     _require_room(n, n_evaders, x_size, y_size)
-    kwargs = dict(
-        n_pursuers=n,
-        n_evaders=n_evaders,
-        x_size=x_size,
-        y_size=y_size,
-        shared_reward=shared_reward,
-        surround=surround,
-        max_cycles=max_cycles,
-        **options,
-    )
+    kwargs = {
+        "n_pursuers": n,
+        "n_evaders": n_evaders,
+        "x_size": x_size,
+        "y_size": y_size,
+        "shared_reward": shared_reward,
+        "surround": surround,
+        "n_catch": n_catch,
+        "obs_range": obs_range,
+        "freeze_evaders": freeze_evaders,
+        "tag_reward": tag_reward,
+        "catch_reward": catch_reward,
+        "urgency_reward": urgency_reward,
+        "constraint_window": constraint_window,
+        "max_cycles": max_cycles,
+    }
     recipe = Recipe(
         "gcoord.envs.sisl:make_pursuit",
         kwargs,
@@ -99,8 +116,61 @@ def pursuit(
 
 
 def make_pursuit(**kwargs: Any) -> Any:
-    """The world itself."""
-    return find_function("pettingzoo.sisl.pursuit_v5:parallel_env")(**kwargs)
+    """The world itself, quicker."""
+    with quiet_imports():
+        env = find_function("pettingzoo.sisl.pursuit_v5:parallel_env")(**kwargs)
+    quicken_pursuit(env.unwrapped.env)
+    return env
+
+
+def quicken_pursuit(world: Any) -> None:
+    """Replaces what costs pursuit its time, without changing a bit of what it does.
+
+    The world counts agents cell by cell and asks all rewards anew after each agent's move: 22 steps a second at 32.
+    """
+    size = np.array([world.x_size, world.y_size])
+    beside = world.surround_mask
+    needed = np.array([[world.need_to_surround(x, y) for y in range(world.y_size)] for x in range(world.x_size)])
+    remove_agents, reset = world.remove_agents, world.reset
+
+    def places(layer: Any) -> np.ndarray:
+        return np.array([agent.current_pos for agent in layer.allies], dtype=np.int64).reshape(-1, 2)
+
+    def counts(layer: Any) -> np.ndarray:
+        layer.global_state.fill(0)
+        np.add.at(layer.global_state, tuple(places(layer).T), 1)
+        return layer.global_state  # type: ignore[no-any-return]
+
+    def reward() -> np.ndarray:
+        x, y = np.moveaxis(np.clip(places(world.pursuer_layer)[:, None] + beside, 0, size - 1), -1, 0)
+        # Evaders move at the end of a step only, and are counted there.
+        touched = world.model_state[2].astype(np.int32)[x, y].sum(-1)
+        return world.tag_reward * touched  # type: ignore[no-any-return]
+
+    def remove() -> tuple[int, int, np.ndarray]:
+        if world.surround:
+            held = np.pad(world.model_state[1] > 0, 1)
+            around = held[:-2, 1:-1].astype(int) + held[2:, 1:-1] + held[1:-1, :-2] + held[1:-1, 2:]
+            if not (around == needed)[tuple(places(world.evader_layer).T)].any():
+                return 0, 0, np.zeros(world.n_pursuers, dtype=bool)
+        return remove_agents()  # type: ignore[no-any-return]
+
+    def clip(x: int, y: int) -> tuple[int, ...]:
+        reach, last_x, last_y = world.obs_offset, world.x_size - 1, world.y_size - 1
+        x, y = int(x), int(y)
+        xlo, xhi = max(x - reach, 0), min(x + reach, last_x)
+        ylo, yhi = max(y - reach, 0), min(y + reach, last_y)
+        left, low = max(reach - x, 0), max(reach - y, 0)
+        return xlo, xhi + 1, ylo, yhi + 1, left, left + xhi - xlo + 1, low, low + yhi - ylo + 1
+
+    def begin() -> Any:
+        seen = reset()
+        for layer in (world.pursuer_layer, world.evader_layer):
+            layer.get_state_matrix = functools.partial(counts, layer)
+        return seen
+
+    world.reward, world.remove_agents, world.obs_clip, world.reset = reward, remove, clip, begin
+    begin()
 
 
 def pursuit_positions(env: Any) -> dict[str, Any]:

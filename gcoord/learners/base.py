@@ -12,9 +12,9 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from gcoord.models.agent import Agent
+from gcoord.models.agent import Agent, Body
 from gcoord.spec import TeamSpec
-from gcoord.trajectory import Trajectory
+from gcoord.trajectory import Trajectory, learns
 
 
 class Learner(lightning.LightningModule):
@@ -64,6 +64,17 @@ class Learner(lightning.LightningModule):
     def prepare(self, trajectory: Trajectory) -> Trajectory:
         """Adds to a fresh trajectory what must be computed once; called by the source."""
         return trajectory
+
+    def observe(self, trajectory: Trajectory) -> None:
+        """Updates statistics of what is seen; called by the source when a trajectory has been learnt from, so that
+        learner and collector read the same ones."""
+        for body in self.bodies():
+            if body.normaliser is not None:
+                body.normaliser.update(trajectory.steps.seen.own, learns(trajectory.steps))
+
+    def bodies(self) -> list[Body]:
+        """Every body that reads observations."""
+        return [self.agent.body]
 
     def after_update(self) -> None:
         """Runs after each optimiser step (target networks)."""

@@ -16,7 +16,7 @@ from gcoord.models.kinds import policy_head
 from gcoord.models.normaliser import ValueNorm
 from gcoord.returns import gae
 from gcoord.spec import TeamSpec
-from gcoord.trajectory import Trajectory, learns, masked_mean, resets
+from gcoord.trajectory import Trajectory, learns, masked_mean, played, resets
 
 
 class PolicyGradient(Learner):
@@ -79,6 +79,9 @@ class PolicyGradient(Learner):
     def groups(self) -> dict[str, list[nn.Module]]:
         return {"actor": [self.agent], "critic": [self.critic]}
 
+    def bodies(self) -> list[Body]:
+        return [self.agent.body, self.critic.body]
+
     @property
     def recurrent(self) -> bool:
         """Whether rows must be read in order."""
@@ -86,13 +89,10 @@ class PolicyGradient(Learner):
 
     @torch.no_grad()
     def prepare(self, trajectory: Trajectory) -> Trajectory:
-        """Adds value [T, B, N] (as the critic gives it, normalised), returns [T, B, N] (normalised) and advantage
-        [T, B, N] (0 off living agents of valid steps). Value statistics are updated before the loss reads them."""
+        """Adds value and returns [T, B, N], both normalised, and advantage [T, B, N], 0 off living agents of valid
+        steps. Value statistics are updated before the loss reads them."""
         steps, seen = trajectory.steps, trajectory.seen
         n_agents = steps.reward.shape[-1]
-        for network in (self.agent.body, self.critic.body):
-            if network.normaliser is not None:
-                network.normaliser.update(steps.seen.own, learns(steps))
         raw, _ = self.critic.unroll(seen, None, resets(steps.valid), key=trajectory.keys_of_seen)
         value = raw if self.value_norm is None else self.value_norm.denormalise(raw, n_agents)
         shared = torch.tensor([rule == "team" for rule in self.spec.reward], device=raw.device)[steps.seen.kind[0]]
@@ -113,12 +113,12 @@ class PolicyGradient(Learner):
         self.figure("explained_variance", 1 - error / spread.clamp(min=1e-8))
         if self.value_norm is not None:
             self.value_norm.update(returns, mask, n_agents)
-            returns = self.value_norm.normalise(returns, n_agents)
+            returns, value = (self.value_norm.normalise(x, n_agents) for x in (returns, value))
         if self.normalise_advantage:
             mean = masked_mean(advantage, mask)
             deviation = masked_mean((advantage - mean) ** 2, mask).sqrt()
             advantage = (advantage - mean) / (deviation + 1e-8)
-        trajectory.value, trajectory.returns = raw[:-1], returns
+        trajectory.value, trajectory.returns = value[:-1], returns
         trajectory.advantage = torch.where(mask, advantage, advantage.new_zeros(()))
         return trajectory
 
@@ -129,7 +129,7 @@ class PolicyGradient(Learner):
         order = resets(steps.valid)[:-1]
         choice, features = self.agent.unroll(steps.seen, batch.memory, order, key=steps.key)
         assert not isinstance(choice, Tensor)
-        log_prob = choice.log_prob(steps.action)
+        log_prob = choice.log_prob(played(steps))
         log_ratio = torch.where(mask, log_prob - steps.log_prob, log_prob.new_zeros(()))
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1 - self.clip, 1 + self.clip)

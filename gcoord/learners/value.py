@@ -18,7 +18,7 @@ from gcoord.models.heads import greedy
 from gcoord.models.kinds import q_head
 from gcoord.models.mixers import Each, Utilities
 from gcoord.spec import TeamSpec
-from gcoord.trajectory import Observation, Trajectory, learns, masked_mean, resets
+from gcoord.trajectory import Observation, Trajectory, learns, masked_mean, played, resets
 
 
 class QLearner(Learner):
@@ -71,7 +71,12 @@ class QLearner(Learner):
         adam_eps: float = 1e-5,
     ) -> None:
         super().__init__(spec, lr=lr, lr_of=lr_of, max_grad_norm=max_grad_norm, adam_eps=adam_eps)
-        for name, share in (("gamma", gamma), ("tau", tau), ("epsilon_start", epsilon_start), ("epsilon_end", epsilon_end)):
+        for name, share in (
+            ("gamma", gamma),
+            ("tau", tau),
+            ("epsilon_start", epsilon_start),
+            ("epsilon_end", epsilon_end),
+        ):
             if not 0 <= share <= 1:
                 raise ValueError(f"expected {name} between 0 and 1 (got {share})")
         self.agent = Agent(body(), partial(head, spec))
@@ -82,6 +87,9 @@ class QLearner(Learner):
         self.tau, self.target_every = tau, target_every
         self.epsilon_start, self.epsilon_end, self.epsilon_frames = epsilon_start, epsilon_end, epsilon_frames
         self.team_reward, self.huber = team_reward, huber
+
+    def bodies(self) -> list[Body]:
+        return [self.agent.body, self.target_agent.body]
 
     def groups(self) -> dict[str, list[nn.Module]]:
         return {"actor": [self.agent], "mixer": [self.mixer]}
@@ -106,7 +114,7 @@ class QLearner(Learner):
             q_choose = self._q(self.agent, then, after) if self.double else q_target
             best = greedy(q_choose, self.agent.legal(after))
             future = self.target_mixer.target(_utilities(q_target, best, target.h, after), best)
-        utilities = _utilities(q_now, steps.action, now.h, steps.seen)
+        utilities = _utilities(q_now, played(steps), now.h, steps.seen)
         mixed = self.mixer(utilities)
         alive, mask = steps.seen.alive, learns(steps)
         if self.mixer.per_agent:
@@ -120,7 +128,9 @@ class QLearner(Learner):
         if batch.weight is not None:
             weight = batch.weight.unsqueeze(-1) if self.mixer.per_agent else batch.weight
             error = error * weight.sqrt()
-        squared = error**2 if self.huber is None else 2 * F.huber_loss(error, torch.zeros_like(error), "none", self.huber)
+        squared = (
+            error**2 if self.huber is None else 2 * F.huber_loss(error, torch.zeros_like(error), "none", self.huber)
+        )
         losses = {"td": masked_mean(squared, mask), **self.mixer.losses(utilities, mixed, y)}
         if attend:
             losses["drift"] = self.drift * self._drift(now, then, mask=learns(steps) & after.alive)

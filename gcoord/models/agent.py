@@ -98,7 +98,8 @@ class Body(nn.Module):
         if self.normaliser is not None:
             own = self.normaliser(torch.where(seen.alive.unsqueeze(-1), own, own.new_zeros(())))
         if self.names_kinds:
-            own = torch.cat([own, F.one_hot(seen.kind, self.n_kinds).to(own.dtype)], -1)
+            kind = torch.where(seen.alive, seen.kind, 0)
+            own = torch.cat([own, F.one_hot(kind, self.n_kinds).to(own.dtype)], -1)
         out = self.encoder(own, graph, seen.entities, return_attention=attention)
         return out if attention else (out, None)
 

@@ -71,4 +71,3 @@ def Local(body: Body, hidden: int = 64) -> Critic:
 def Central(body: Body, hidden: int = 64) -> Critic:
     """A critic that also sees the whole team, pooled."""
     return Critic(body, central=True, hidden=hidden)
-

@@ -76,9 +76,16 @@ class Mixer(nn.Module):
 
 
 class Each(Mixer):
-    """No mixing: every agent learns from its own value (independent Q-learning), 0 for the dead."""
+    """No mixing: every agent learns from its own value (independent Q-learning), 0 for the dead.
+
+    Arguments:
+        dim: features of a node, which it does not read; every mixer is made alike.
+    """
 
     per_agent = True
+
+    def __init__(self, dim: int = 0) -> None:
+        super().__init__()
 
     def forward(self, utilities: Utilities, key: Tensor | None = None) -> Mixed:
         """Q_i [*, N] at the chosen actions."""
@@ -90,9 +97,10 @@ class Sum(Mixer):
 
     Arguments:
         reduce: `sum`, the paper's, or `mean`, for a team reward that does not grow with the number of agents.
+        dim: features of a node, which it does not read; every mixer is made alike.
     """
 
-    def __init__(self, reduce: Reduce = "sum") -> None:
+    def __init__(self, reduce: Reduce = "sum", dim: int = 0) -> None:
         super().__init__()
         self.reduce = _checked(reduce)
 
