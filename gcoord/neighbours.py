@@ -171,7 +171,7 @@ class _Found(NamedTuple):
 def _select(
     query: _Query, squared: Tensor, number: Tensor, graph: Tensor, sender_of: Callable[[Tensor], Tensor]
 ) -> _Found:
-    """The nearest of candidates: squared [*, C], number and graph [*] of the receivers, sender_of(columns) -> senders."""
+    """The nearest of candidates: squared [*, C], number and graph [*] of receivers, sender_of(columns) -> senders."""
     within = number.new_zeros(()).expand(squared.shape[:-1])
     if query.squared_r is not None:
         inside = squared <= query.squared_r
@@ -345,7 +345,7 @@ def _in_windows(
     graph = query.graph.repeat_interleave(n_rows)
     place = None
     if query.own is None:
-        strip = torch.searchsorted(strips.low[query.graph], x.view(n_graphs, -1), right=True).view(-1) - 1
+        strip = torch.searchsorted(strips.low[query.graph], x.view(n_graphs, -1).contiguous(), right=True).view(-1) - 1
         strip = strip.clamp(1, n)
     else:
         place = _at(strips.place, graph * (n * m) + query.own.reshape(-1))
@@ -369,7 +369,7 @@ def _in_windows(
     first = row + start
 
     # Who is in no window is at least this far away, in the very arithmetic of the distances.
-    left, right = x - _at(strips.high, around[: sides + 1]), _at(strips.low, around[sides + 2 :]) - x
+    left, right = x - _at(strips.high.view(-1), around[: sides + 1]), _at(strips.low.view(-1), around[sides + 2 :]) - x
     bound = torch.minimum(at - _at(strips.second, first), _at(strips.second, first + (window + 1)) - at).square_()
     bound[:sides] += left[1:].square()
     bound[sides + 1 :] += right[:-1].square()
