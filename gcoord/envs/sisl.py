@@ -48,8 +48,8 @@ def pursuit(
 
     An agent senses the 7 x 7 cells about it (walls, pursuers, evaders: own [3, 7, 7], counts divided by `scale`, so
     they mean the same in every team) and stands at `position`, in cells. Five actions: left, right, up, down, stay.
-    An evader is caught when all free cells beside it hold pursuers. `catch_reward` goes to each of them, `tag_reward` to
-    who touches one, `urgency_reward` to all each step, and all is averaged over the team where `shared_reward`.
+    An evader is caught when all free cells beside it hold pursuers. `catch_reward` goes to each of them, `tag_reward`
+    to who touches one, `urgency_reward` to all each step, and all is averaged over the team where `shared_reward`.
 
     Arguments:
         n_agents: pursuers, 1 to 128; None: the world's 8.
