@@ -16,6 +16,8 @@ from typing import Any, Literal
 import torch
 
 NONE = inspect.Parameter.empty
+# The default of an argument of a parent's `__init__`: a subclass that hands on its `**kwargs` may supply it itself.
+SUPPLIED = object()
 _LISTS = (list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 # Classes that take a word for their name, so that text may stand for them.
@@ -65,7 +67,8 @@ def arguments_of(target: Callable[..., Any]) -> Arguments:
                 is_open = True
             elif parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 annotation = _resolved(parameter.annotation, names)
-                named.setdefault(parameter.name, Argument(parameter.name, parameter.default, annotation))
+                default = parameter.default if function is functions[0] else SUPPLIED
+                named.setdefault(parameter.name, Argument(parameter.name, default, annotation))
         if not is_open:
             break
     return Arguments(named, is_open)

@@ -298,7 +298,7 @@ def make_trainer(run: Run, rounds: Rounds) -> lightning.Trainer:
     """Lightning's Trainer, quiet: its steps are ours, its log lines and checkpoints are `Rounds`'s."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*", module="lightning.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", module="lightning.*")
     return lightning.Trainer(
         accelerator="gpu" if run.device.type == "cuda" else "cpu",
         devices=[run.device.index] if run.device.type == "cuda" else 1,
@@ -310,7 +310,7 @@ def make_trainer(run: Run, rounds: Rounds) -> lightning.Trainer:
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        barebones=False,
+        log_every_n_steps=1,
     )
 
 

@@ -161,7 +161,7 @@ def test_fill_names_every_plain_default_and_leaves_out_what_the_program_gives() 
 
 def test_keyword_arguments_of_a_class_are_its_parents() -> None:
     filled = conf.fill(part("Learner"))
-    assert dict(filled) == part("Learner", gamma=0.99, lr=3e-4, clip=None)
+    assert dict(filled) == part("Learner", gamma=0.99, clip=None), "what a parent has by default stays with the parent"
     assert conf.build(filled, spec="s").lr == 3e-4
     with pytest.raises(ValueError, match=r"\(got 'l.lrr'\); did you mean 'lr'"):
         conf.check({"l": part("Learner", lrr=1)})
