@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import sys
 import traceback
@@ -21,11 +22,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gcoord.arguments import arguments_of, nearest
-from gcoord.conf import GIVEN, check, conf_dir, fill, locate, options_of, unknown_argument
+from gcoord.arguments import arguments_of, described, fits, nearest
+from gcoord.conf import GIVEN, check, conf_dir, fill, locate, options_of, plain, unknown_argument
 
 BAD_INPUT = 2
 FAILED = 1
@@ -105,8 +106,6 @@ def run_command(
 
 
 _BAD = (HydraException, OmegaConfBaseException, ValueError, ImportError, OSError)
-
-
 _ASIDES = ("Config search path:", "Search path:", "full_key:", "object_type=", "reference_type=")
 
 
@@ -178,23 +177,22 @@ def _parse(config_name: str, description: str, argv: list[str]) -> argparse.Name
 
 
 def _help(config_name: str, description: str, folder: Path) -> str:
-    config, job = _compose(config_name, folder, [])
-    groups = [group for group in job.choices if (folder / group).is_dir()]
+    config, choices = _composed(config_name, [])
+    groups = [name for name in dict.fromkeys([*map(str, config), *choices]) if name in choices]
     lines = [description] if description else []
     lines += ["", f"usage: python -m gcoord.{config_name} [key=value ...] [-m key=value,value ...] [--cfg job]"]
     if groups:
         lines += ["", "Parts (group=option):"]
-        lines += [f"  {group}: {', '.join(options_of(group, folder))}  [{job.choices[group]}]" for group in groups]
+        lines += [f"  {group}={choices[group] or 'null'}  ({', '.join(options_of(group, folder))})" for group in groups]
     lines += ["", "Values (key=value; --cfg job shows those of the parts too):"]
-    lines += [f"  {key!s}={_flow(value)}" for key, value in config.items() if key not in groups]
+    values = {key: value for key, value in plain(config, resolve=False).items() if key not in groups}
+    lines += [f"  {key}={_text(value)}" for key, value in _leaves("", values)]
     lines += ["", "-m runs every combination of comma-separated values, one after another."]
     return "\n".join(lines).lstrip("\n")
 
 
-def _flow(value: Any) -> str:
-    if isinstance(value, DictConfig | ListConfig):
-        return str(OmegaConf.to_container(value))
-    return "null" if value is None else str(value)
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _sweep(typed: list[str], multirun: bool) -> list[list[str]]:
@@ -222,10 +220,7 @@ def _compose(config_name: str, folder: Path, overrides: list[str], number: int |
     values = [one for one in parsed if not _picks(one, folder)]
     for override in picks:
         _check_choice(override, folder)
-    composed = compose(config_name, [cast(str, one.input_line) for one in picks], return_hydra_config=True)
-    content = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False))
-    choices = content.pop("hydra")["runtime"]["choices"]
-    config = OmegaConf.create(content)
+    config, choices = _composed(config_name, [cast(str, one.input_line) for one in picks])
     # A part is exchanged before its arguments are known, so that those of the new one can be set as well.
     for override in values:
         if _names_part(override):
@@ -239,8 +234,16 @@ def _compose(config_name: str, folder: Path, overrides: list[str], number: int |
         raise ValueError(f"expected a value for {', '.join(missing)} (got none)")
     check(config)
     OmegaConf.set_struct(config, True)
+    return config, Job(tuple(overrides), choices, number)
+
+
+def _composed(config_name: str, picks: list[str]) -> tuple[DictConfig, dict[str, str | None]]:
+    """What the YAML files say, and the chosen option of each group."""
+    composed = compose(config_name, picks, return_hydra_config=True)
+    content = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False))
+    choices = content.pop("hydra")["runtime"]["choices"]
     chosen = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
-    return config, Job(tuple(overrides), chosen, number)
+    return OmegaConf.create(content), chosen
 
 
 def _picks(override: Override, folder: Path) -> bool:
@@ -292,16 +295,42 @@ def _set(config: DictConfig, override: Override) -> None:
         path, _, name = key.rpartition(".")
         del (OmegaConf.select(config, path) if path else config)[name]
         return
-    if not (override.is_add() or override.is_force_add()):
-        for one in _leaves(key, value):
-            _require(config, one)
-    OmegaConf.update(config, key, value, merge=True, force_add=True)
+    for leaf, one in _leaves(key, value):
+        if not (override.is_add() or override.is_force_add()):
+            _require(config, leaf)
+        OmegaConf.update(config, leaf, _typed(config, leaf, one), merge=True, force_add=True)
 
 
-def _leaves(key: str, value: Any) -> list[str]:
+def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values below `key` of a value that may be a mapping."""
     if not isinstance(value, dict) or not value:
-        return [key]
-    return [leaf for name, one in value.items() for leaf in _leaves(f"{key}.{name}", one)]
+        yield key, value
+        return
+    for name, one in value.items():
+        yield from _leaves(f"{key}.{name}" if key else str(name), one)
+
+
+def _typed(config: DictConfig, key: str, value: Any) -> Any:
+    """`value`, as a whole number where one is wanted and it is one (1e6).
+
+    Values outside parts have no annotation: they keep the type that the YAML file gives them. Raises ValueError.
+    """
+    path, _, name = key.rpartition(".")
+    above = OmegaConf.select(config, path) if path else config
+    if not isinstance(above, DictConfig):
+        return value
+    if "_target_" in above:
+        takes = arguments_of(locate(above["_target_"]))
+        wanted = takes.named[name].annotation if name in takes.named else Any
+    else:
+        now = OmegaConf.to_container(above, resolve=False).get(name)  # type: ignore[union-attr]
+        told = isinstance(now, bool | int | float | str) and now != "???" and "${" not in str(now)
+        wanted = type(now) if told else Any
+    if isinstance(value, float) and value.is_integer() and not fits(value, wanted) and fits(int(value), wanted):
+        return int(value)
+    if "_target_" not in above and not isinstance(value, dict) and "${" not in str(value) and not fits(value, wanted):
+        raise ValueError(f"expected {key} to be {described(wanted)} (got {value!r})")
+    return value
 
 
 def _require(config: DictConfig, key: str) -> None:

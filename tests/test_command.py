@@ -174,6 +174,12 @@ def test_mappings_given_to_a_part_take_any_key(compose: Compose) -> None:
     assert compose("algo.lr_of.critic=0.1")[0].algo.lr_of == {"critic": 0.1}
 
 
+def test_large_whole_numbers_may_be_written_short(compose: Compose) -> None:
+    cfg, _ = compose("seed=1e6", "env.max_steps=2e3", "algo.lr=1", "run_dir=5.0")
+    got = (cfg.seed, cfg.env.max_steps, cfg.algo.lr, cfg.run_dir)
+    assert got == (1_000_000, 2_000, 1, 5.0) and [type(one) for one in got] == [int, int, int, float]
+
+
 def test_added_and_deleted_keys(compose: Compose) -> None:
     assert compose("+note=hello")[0].note == "hello"
     assert compose("++seed=3")[0].seed == 3
@@ -202,6 +208,10 @@ def test_the_task_gets_a_closed_and_resolved_configuration(compose: Compose) -> 
         ),
         ("env.n_agents=4", "expected an argument of cmdparts.world: max_steps, density (got 'env.n_agents')"),
         ("+env.size=4", "expected an argument of cmdparts.world: max_steps, density (got 'env.size')"),
+        ("seed=four", "expected seed to be a whole number (got 'four')"),
+        ("seed=1.5", "expected seed to be a whole number (got 1.5)"),
+        ("log={csv:3}", "expected log.csv to be true or false (got 3)"),
+        ("env.max_steps=1.5", "expected env.max_steps to be a whole number (got 1.5)"),
         ("env.max_steps=four", "expected env.max_steps to be a whole number (got 'four')"),
         ("env.density=high", "expected env.density to be one of 'fixed', 'arena' (got 'high')"),
         ("algo.lr_of={critic:fast}", "expected algo.lr_of to be a mapping or null (got {'critic': 'fast'})"),
@@ -356,8 +366,8 @@ def test_help_lists_parts_and_values(conf: Path, capsys: pytest.CaptureFixture) 
     assert not seen
     for text in (
         "Trains a team.",
-        "env: toy/lake, toy/meadow  [toy/meadow]",
-        "experiment: long",
+        "env=toy/meadow  (toy/lake, toy/meadow)",
+        "experiment=null  (long)",
         "seed=0",
         "n_agents=null",
     ):
