@@ -13,11 +13,12 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from gcoord.envs.copies import Copies, Fields, kept_randomness, lay_out, one_line
-from gcoord.envs.recipe import Recipe, find_function, make_world, missing, takes
-from gcoord.envs.spaces import Channels, Kinds, Layout, read_layout
+from gcoord.envs.copies import Copies, lay_out
+from gcoord.envs.probe import bounds_of, fields_of, probe
+from gcoord.envs.recipe import Recipe, find_function, takes
+from gcoord.envs.spaces import Channels, Kinds
 from gcoord.envs.workers import Workers
-from gcoord.spec import Discrete, Reward, TeamSpec
+from gcoord.spec import Reward, TeamSpec
 from gcoord.trajectory import Observation, Outcome
 
 SEEN = ("own", "alive", "position", "entities", "entity_position", "entity_present", "available")
@@ -63,7 +64,7 @@ class ParallelTeamEnv:
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"expected num_envs to be a positive whole number (got {num_envs})")
-        layout, shapes = _probe(recipe)
+        layout, shapes = probe(recipe)
         if n_agents is not None and n_agents != len(layout.names):
             raise ValueError(f"expected n_agents={len(layout.names)}, the team size of {world} (got {n_agents})")
         self.spec = TeamSpec(
@@ -86,7 +87,7 @@ class ParallelTeamEnv:
         self.device = torch.device(device)
         self._layout, self._scripted = layout, scripted
         self._scale = scale if scale is not None else (255.0 if layout.own_dtype == "uint8" else 1.0)
-        fields = _fields(self.spec, layout, shapes)
+        fields = fields_of(self.spec, layout, shapes)
         count = _count_workers(workers, num_envs)
         self._backend: Workers | Copies
         if count:
@@ -96,7 +97,7 @@ class ParallelTeamEnv:
             self._arrays = lay_out(fields)
             self._backend = Copies(recipe, layout, self._arrays, range(num_envs))
         self._kind = torch.tensor(layout.kind, device=self.device).expand(num_envs, -1)
-        self._bounds = _bounds(self.spec, layout)
+        self._bounds = bounds_of(self.spec, layout)
         self._seed, self._episode = _checked_seed(seed), np.full(num_envs, -1)
         # Actions since each copy's reset: the last `_since[b]` of `_actions`.
         self._actions: list[np.ndarray] = []
@@ -227,7 +228,9 @@ class ParallelTeamEnv:
             b, i = map(int, np.argwhere(wrong)[0])
             space = self.spec.actions[self._layout.kind[i]]
             name = self._layout.names[i]
-            raise ValueError(f"expected an action in {space} (got {given[b, i]} for agent {name!r} of environment {b})")
+            raise ValueError(
+                f"expected an action in {space} (got {action[b, i].tolist()} for agent {name!r} of environment {b})"
+            )
         np.copyto(target, given)
 
     def _remember(self, done: np.ndarray) -> None:
@@ -322,79 +325,6 @@ def parallel(
     return ParallelTeamEnv(
         recipe, num_envs, n_agents, device, seed, workers=workers, reward=reward, scale=scale, world=maker
     )
-
-
-def _probe(recipe: Recipe) -> tuple[Layout, dict[str, tuple[int, ...]]]:
-    """The layout of a world, and the shapes of what its hooks return, from one copy that is thrown away."""
-    hooks = {name: getattr(recipe, name) for name in ("positions", "entities", "metrics")}
-    found = {name: find_function(path) for name, path in hooks.items() if path}
-    find_function(recipe.maker)
-    shapes: dict[str, tuple[int, ...]] = {}
-    with kept_randomness():
-        try:
-            env = make_world(recipe)
-            infos = env.reset(seed=0)[1]
-        except ModuleNotFoundError as error:
-            raise missing(error, recipe.maker) from error
-        except Exception as error:
-            raise ValueError(f"expected {recipe.maker} to make a ParallelEnv (got {one_line(error)})") from error
-        layout = read_layout(env, infos, recipe.channels, recipe.kinds)
-        if "positions" in found:
-            where = {np.shape(place) for place in found["positions"](env).values()}
-            if len(where) != 1 or len(next(iter(where))) != 1:
-                raise ValueError(f"expected {recipe.positions} to give agent -> coordinates [P], alike for all")
-            shapes["position"] = (len(layout.names), *where.pop())
-        if "entities" in found:
-            features, places, *_ = (np.asarray(part) for part in found["entities"](env))
-            if features.ndim != 2 or places.ndim != 2 or len(features) != len(places):
-                raise ValueError(f"expected {recipe.entities} to give features [M, Oe] and positions [M, P]")
-            shapes |= {
-                "entities": features.shape,
-                "entity_position": places.shape,
-                "entity_present": features.shape[:1],
-            }
-        given = set(found["metrics"](env)) if "metrics" in found else set()
-        if given != set(recipe.reductions):
-            raise ValueError(
-                f"expected metrics {sorted(recipe.reductions)} (got {sorted(given)} from {recipe.metrics})"
-            )
-        env.close()
-    return layout, shapes
-
-
-def _fields(spec: TeamSpec, layout: Layout, shapes: dict[str, tuple[int, ...]]) -> Fields:
-    """Shape and dtype of the arrays through which copies and team talk."""
-    b, n = spec.num_envs, spec.n_agents
-    fields: Fields = {
-        "action": ((b, n, *spec.action_shape), "int64" if spec.discrete else "float32"),
-        "next_seed": ((b,), "int64"),
-        "own": ((b, n, *layout.own), layout.own_dtype),
-        "alive": ((b, n), "bool"),
-        "reward": ((b, n), "float32"),
-        "terminated": ((b,), "bool"),
-        "truncated": ((b,), "bool"),
-        "valid": ((b,), "bool"),
-        "metrics": ((b, len(spec.metrics)), "float32"),
-    }
-    for name, shape in shapes.items():
-        fields[name] = ((b, *shape), "bool" if name == "entity_present" else "float32")
-    if spec.available:
-        fields["available"] = ((b, n, spec.n_actions), "bool")
-    return fields
-
-
-def _bounds(spec: TeamSpec, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """low and high [N, A], NaN where a slot has no such component; whole [N]: whose column 0 is a number."""
-    low = np.full((spec.n_agents, spec.n_actions), np.nan, np.float32)
-    high = low.copy()
-    whole = np.array([isinstance(spec.actions[k], Discrete) for k in layout.kind])
-    for i, k in enumerate(layout.kind):
-        space = spec.actions[k]
-        if isinstance(space, Discrete):
-            low[i, 0], high[i, 0] = 0, space.n - 1
-        else:
-            low[i, : space.n], high[i, : space.n] = space.low, space.high
-    return low, high, whole
 
 
 def _count_workers(workers: int | Literal["auto"], num_envs: int) -> int:
