@@ -27,6 +27,12 @@ def body(spec: Any, encoder: Any, normalise: bool = False) -> Any: ...
 def learner(spec: Any, lr: float = 1e-3, lr_of: dict[str, float] | None = None) -> Any: ...
 def nearest(k: int = 3) -> Any: ...
 def complete() -> Any: ...
+
+class Parent:
+    def __init__(self, lr: float = 0.1) -> None: ...
+
+class Child(Parent):
+    def __init__(self, clip: float = 0.2, **parent: Any) -> None: ...
 """
 FILES = {
     "train": """
@@ -167,6 +173,13 @@ def test_a_part_from_outside_the_package_takes_the_place_of_ours(compose: Compos
     }  # fmt: skip
     cfg, _ = compose("topology={_target_:cmdparts.encoder,dim:3}", "topology.heads=2")
     assert OmegaConf.to_container(cfg.topology) == {"_target_": "cmdparts.encoder", "dim": 3, "heads": 2, "rounds": 2}
+
+
+def test_arguments_of_a_parent_are_set_like_those_of_the_part(compose: Compose, refused: Refused) -> None:
+    cfg, _ = compose("topology={_target_:cmdparts.Child}", "topology.lr=0.5")
+    assert OmegaConf.to_container(cfg.topology) == {"_target_": "cmdparts.Child", "clip": 0.2, "lr": 0.5}
+    refusal = refused("topology={_target_:cmdparts.Child}", "topology.lrr=0.5")
+    assert refusal == "expected an argument of cmdparts.Child: clip, lr (got 'topology.lrr'); did you mean 'lr'?"
 
 
 def test_mappings_given_to_a_part_take_any_key(compose: Compose) -> None:
