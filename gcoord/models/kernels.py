@@ -1,0 +1,326 @@
+"""One round of messages on a graph: relation (DGN), mean, additive (GATv2), edge messages, or any PyG convolution."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gcoord.models.attention import caps, few_attention, list_attention, many_attention
+from gcoord.models.messages import Heard, Kernel, check_heads
+
+__all__ = ["AdditiveKernel", "ConvKernel", "EdgeKernel", "Kernel", "MeanKernel", "RelationKernel"]
+
+
+class RelationKernel(Kernel):
+    """DGN's relation kernel: multi-head dot-product attention over whom an agent hears and itself.
+
+    Jiang et al., Graph Convolutional Reinforcement Learning, https://arxiv.org/abs/1810.09202:
+
+        alpha_ij^m = softmax_j in N(i) + {i} of (tau W_Q^m h_i . W_K^m h_j),   tau = 1 / sqrt(d_head)
+        h'_i = relu(W concat_m(sum_j alpha_ij^m W_V^m h_j) + b)
+
+    Departures: edge features, where there are some, are added to keys (U e) and values (V e) like a relative position
+    encoding; senders may have features of their own. The authors' code, unlike the paper, passes queries, keys and
+    values through biases and ReLU: `relu_qkv`.
+
+    Arguments and shapes as in `Kernel`. Small teams, dense graphs and neighbour lists are computed in different ways
+    that agree to rounding (see `gcoord.models.attention`); which one is chosen depends on sizes alone. Differentiable
+    once: a second backward raises RuntimeError.
+    """
+
+    # Dense graphs of more senders than this are computed by matrix products per head. [measured]
+    few: int = 16
+    # A list of K slots is computed densely up to this many times K + 1 senders. [measured]
+    dense_per_slot: float = 3.0
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int = 8,
+        edge_dim: int = 0,
+        in_dim: int | None = None,
+        sender_dim: int | None = None,
+        self_loop: bool = True,
+        relu_qkv: bool = False,
+    ) -> None:
+        super().__init__(dim, heads, edge_dim, in_dim, sender_dim, self_loop)
+        check_heads(dim, heads)
+        self.relu_qkv = relu_qkv
+        self.query = nn.Linear(self.in_dim, dim, bias=relu_qkv)
+        self.key_value = nn.Linear(self.sender_dim, 2 * dim, bias=relu_qkv)
+        self.edge = nn.Linear(edge_dim, 2 * dim, bias=False) if edge_dim else None
+        self.out = nn.Linear(dim, dim)
+
+    def aggregate(self, x: Tensor, senders: Tensor, graph: Heard, weigh: bool) -> tuple[Tensor, Tensor | None]:
+        n_senders, slots = senders.shape[1], graph.mask.shape[2]
+        if n_senders <= self.few or (graph.index is not None and n_senders <= self.dense_per_slot * slots):
+            out, weights = self._few(x, senders, graph.dense(n_senders))
+        elif graph.index is None:
+            return self._many(x, senders, graph, weigh)
+        else:
+            return self._list(x, senders, graph, weigh)
+        if weigh and graph.index is not None:
+            weights = weights.gather(-1, graph.index.unsqueeze(1).expand(-1, self.heads, -1, -1))
+        return out, weights if weigh else None
+
+    def _edge_weights(self) -> tuple[Tensor, Tensor]:
+        """U and V as [H, d, E]."""
+        assert self.edge is not None
+        u, v = self.edge.weight.view(2, self.heads, -1, self.edge_dim)
+        return u, v
+
+    def _few(self, x: Tensor, senders: Tensor, graph: Heard) -> tuple[Tensor, Tensor]:
+        batch, n, _ = x.shape
+        # the batch is innermost from here on
+        q = _project(self.query, x, self.relu_qkv).view(n, self.heads, -1, batch)
+        kv = _project(self.key_value, senders, self.relu_qkv)
+        k, v = kv.view(senders.shape[1], 2, self.heads, -1, batch).unbind(1)
+        cap = caps(graph.mask.permute(1, 2, 0).contiguous(), q.dtype).unsqueeze(2)
+        if graph.edge is None:
+            out, _, weights = few_attention(q, k, v, None, None, cap)
+        else:
+            u, w = self._edge_weights()
+            edge = graph.edge.permute(1, 2, 3, 0).to(q.dtype).contiguous()
+            out, edge_mean, weights = few_attention(q, k, v, u.transpose(1, 2) @ q, edge, cap)
+            out = out + w @ edge_mean
+        out = out.reshape(n, self.dim, batch).transpose(1, 2)
+        out = torch.baddbmm(self.out.bias, out, self.out.weight.t().expand(n, -1, -1))
+        return F.relu(out).transpose(0, 1), weights.permute(3, 2, 0, 1)
+
+    def _many(self, x: Tensor, senders: Tensor, graph: Heard, weigh: bool) -> tuple[Tensor, Tensor | None]:
+        batch, n, _ = x.shape
+        q = self._qkv(self.query, x).view(batch, n, self.heads, -1).transpose(1, 2)
+        k, v = self._qkv(self.key_value, senders).view(batch, -1, 2, self.heads, q.shape[-1]).permute(2, 0, 3, 1, 4)
+        cap = caps(graph.mask, q.dtype).unsqueeze(1)
+        if graph.edge is None:
+            out, _, weights = many_attention(q, k, v, None, None, cap, weigh)
+        else:
+            u, w = self._edge_weights()
+            out, edge_mean, weights = many_attention(q, k, v, q @ u, graph.edge.to(q.dtype), cap, weigh)
+            out = out + edge_mean @ w.transpose(1, 2)
+        out = self.out(out.transpose(1, 2).reshape(batch, n, self.dim))
+        return F.relu(out), weights if weigh else None
+
+    def _list(self, x: Tensor, senders: Tensor, graph: Heard, weigh: bool) -> tuple[Tensor, Tensor | None]:
+        batch, n, _ = x.shape
+        q = self._qkv(self.query, x.reshape(-1, self.in_dim))
+        kv = self._qkv(self.key_value, senders.reshape(-1, self.sender_dim))
+        slots = graph.mask.shape[-1]
+        index = graph.rows(senders.shape[1]).view(-1, slots).t().contiguous()
+        cap = caps(graph.mask.view(-1, slots).t().contiguous(), q.dtype).unsqueeze(1)
+        if graph.edge is None:
+            out, _, weights = list_attention(q, kv, None, None, cap, index, self.heads)
+        else:
+            u, w = self._edge_weights()
+            edge = graph.edge.view(-1, slots, self.edge_dim).permute(1, 2, 0).to(q.dtype).contiguous()
+            edge_q = u.transpose(1, 2) @ q.view(-1, self.heads, u.shape[1]).permute(1, 2, 0)
+            out, edge_mean, weights = list_attention(q, kv, edge_q, edge, cap, index, self.heads)
+            out = out + (w @ edge_mean).permute(2, 0, 1).reshape(-1, self.dim)
+        out = F.relu(self.out(out)).view(batch, n, self.dim)
+        return out, weights.view(slots, self.heads, batch, n).permute(2, 1, 3, 0) if weigh else None
+
+    def _qkv(self, linear: nn.Linear, x: Tensor) -> Tensor:
+        return F.relu(linear(x)) if self.relu_qkv else linear(x)
+
+
+def _project(linear: nn.Linear, x: Tensor, relu: bool) -> Tensor:
+    """A linear map that leaves the batch innermost: x [B, N, in] -> [N, out, B]."""
+    weight, x = linear.weight.expand(x.shape[1], -1, -1), x.permute(1, 2, 0)
+    if linear.bias is None:
+        out = torch.bmm(weight, x)
+    else:
+        out = torch.baddbmm(linear.bias.unsqueeze(1), weight, x)
+    return F.relu(out) if relu else out
+
+
+class MeanKernel(Kernel):
+    """The mean (or sum) over whom an agent hears and itself: DGN without attention ("DGN-M" in its paper).
+
+        h'_i = relu(W mean_j (V h_j + U e_ij) + b)
+
+    https://arxiv.org/abs/1810.09202, section 4. Arguments and shapes as in `Kernel`; `heads` is not used, `aggregation`
+    is "mean" or "sum", and the weights returned are uniform, one head: [*, 1, N, K + 1]. x is read as a sender only.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int = 8,
+        edge_dim: int = 0,
+        in_dim: int | None = None,
+        sender_dim: int | None = None,
+        self_loop: bool = True,
+        aggregation: str = "mean",
+    ) -> None:
+        super().__init__(dim, heads, edge_dim, in_dim, sender_dim, self_loop)
+        if aggregation not in ("mean", "sum"):
+            raise ValueError(f"expected aggregation to be mean or sum (got {aggregation!r})")
+        self.aggregation = aggregation
+        self.value = nn.Linear(self.sender_dim, dim)
+        self.edge = nn.Linear(edge_dim, dim, bias=False) if edge_dim else None
+        self.out = nn.Linear(dim, dim)
+
+    def aggregate(self, x: Tensor, senders: Tensor, graph: Heard, weigh: bool) -> tuple[Tensor, Tensor | None]:
+        value = self.value(senders)
+        uniform = _uniform(graph.mask, value.dtype)
+        share = uniform if self.aggregation == "mean" else graph.mask.to(value.dtype)
+        if graph.index is None:
+            total = share @ value
+        else:
+            total = (share.unsqueeze(-1) * graph.gather(value)).sum(2)
+        if self.edge is not None and graph.edge is not None:
+            total = total + self.edge((share.unsqueeze(-1) * graph.edge).sum(2))
+        return F.relu(self.out(total)), uniform.unsqueeze(1) if weigh else None
+
+
+def _uniform(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Equal shares of what is heard, [B, N, L]; zeros where nothing is."""
+    return mask.to(dtype) / mask.sum(-1, keepdim=True).clamp(min=1)
+
+
+class AdditiveKernel(Kernel):
+    """GATv2's attention: Brody et al., How Attentive are Graph Attention Networks?, https://arxiv.org/abs/2105.14491
+
+        alpha_ij = softmax_j of (a . leaky_relu(W_l h_j + W_r h_i + U e_ij)),   h'_i = relu(sum_j alpha_ij W_l h_j + b)
+
+    The same numbers as PyG's `GATv2Conv(in, dim // heads, heads, fill_value=0.0)` with the same weights, then ReLU.
+    Arguments and shapes as in `Kernel`; `negative_slope` is the leaky ReLU's.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int = 8,
+        edge_dim: int = 0,
+        in_dim: int | None = None,
+        sender_dim: int | None = None,
+        self_loop: bool = True,
+        negative_slope: float = 0.2,
+    ) -> None:
+        super().__init__(dim, heads, edge_dim, in_dim, sender_dim, self_loop)
+        check_heads(dim, heads)
+        self.negative_slope = negative_slope
+        self.sender = nn.Linear(self.sender_dim, dim)
+        self.receiver = nn.Linear(self.in_dim, dim)
+        self.edge = nn.Linear(edge_dim, dim, bias=False) if edge_dim else None
+        self.attention = nn.Parameter(torch.empty(heads, dim // heads))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        nn.init.xavier_uniform_(self.attention)
+
+    def aggregate(self, x: Tensor, senders: Tensor, graph: Heard, weigh: bool) -> tuple[Tensor, Tensor | None]:
+        near = graph.gather(self.sender(senders))  # [B, N or 1, L, D]
+        pair = near + self.receiver(x).unsqueeze(2)
+        if self.edge is not None:
+            pair = pair + self.edge(graph.edge)
+        pair = F.leaky_relu(pair, self.negative_slope).unflatten(-1, (self.heads, -1))
+        logits = (pair * self.attention).sum(-1)  # [B, N, L, H]
+        weights = torch.minimum(logits, caps(graph.mask, logits.dtype).unsqueeze(-1)).softmax(2)
+        near, weights = near.unflatten(-1, (self.heads, -1)), weights.permute(0, 3, 1, 2)
+        if graph.index is None:
+            out = (weights @ near.squeeze(1).transpose(1, 2)).transpose(1, 2)
+        else:
+            out = torch.einsum("bhnl,bnlhd->bnhd", weights, near)
+        return F.relu(out.flatten(-2) + self.bias), weights if weigh else None
+
+
+class EdgeKernel(Kernel):
+    """Messages made from sender, receiver and edge by an MLP: Gilmer et al., https://arxiv.org/abs/1704.01212
+
+        h'_i = relu(mean_j W relu(A h_j + B h_i + C e_ij + b))
+
+    Arguments and shapes as in `Kernel`; `heads` is not used, `aggregation` is "mean", "sum" or "max". The weights
+    returned are uniform, one head: [*, 1, N, K + 1].
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int = 8,
+        edge_dim: int = 0,
+        in_dim: int | None = None,
+        sender_dim: int | None = None,
+        self_loop: bool = True,
+        aggregation: str = "mean",
+    ) -> None:
+        super().__init__(dim, heads, edge_dim, in_dim, sender_dim, self_loop)
+        if aggregation not in ("mean", "sum", "max"):
+            raise ValueError(f"expected aggregation to be mean, sum or max (got {aggregation!r})")
+        self.aggregation = aggregation
+        self.sender = nn.Linear(self.sender_dim, dim)
+        self.receiver = nn.Linear(self.in_dim, dim, bias=False)
+        self.edge = nn.Linear(edge_dim, dim, bias=False) if edge_dim else None
+        self.message = nn.Linear(dim, dim)
+
+    def aggregate(self, x: Tensor, senders: Tensor, graph: Heard, weigh: bool) -> tuple[Tensor, Tensor | None]:
+        hidden = graph.gather(self.sender(senders)) + self.receiver(x).unsqueeze(2)
+        if self.edge is not None:
+            hidden = hidden + self.edge(graph.edge)
+        message = self.message(F.relu(hidden))  # [B, N, L, D]
+        uniform = _uniform(graph.mask, message.dtype)
+        if self.aggregation == "max":
+            out = torch.minimum(message, caps(graph.mask, message.dtype).unsqueeze(-1)).amax(2)
+        else:
+            share = uniform if self.aggregation == "mean" else graph.mask.to(message.dtype)
+            out = (share.unsqueeze(-1) * message).sum(2)
+        return F.relu(out), uniform.unsqueeze(1) if weigh else None
+
+
+class ConvKernel(Kernel):
+    """Any PyTorch Geometric convolution: h' = relu(conv(nodes, edge_index)), entities being nodes too.
+
+    Arguments and shapes as in `Kernel`, and:
+        conv: called as `conv(in, out, **options)` (None: `torch_geometric.nn.SAGEConv`); where it has parameters named
+            `heads`, `edge_dim` or `add_self_loops` it is given ours; with heads, `out` is dim // heads. A convolution
+            without `edge_dim` hears no edge features.
+        options: its further arguments.
+
+    With `sender_dim`, receivers and senders are different nodes, each mapped to `dim` first. The edge list is made from
+    the mask, which waits for the device. The weights returned are uniform, one head: [*, 1, N, K + 1].
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int = 8,
+        edge_dim: int = 0,
+        in_dim: int | None = None,
+        sender_dim: int | None = None,
+        self_loop: bool = True,
+        conv: Callable[..., nn.Module] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(dim, heads, edge_dim, in_dim, sender_dim, self_loop)
+        if conv is None:
+            from torch_geometric.nn import SAGEConv
+
+            conv = SAGEConv
+        takes = inspect.signature(conv).parameters
+        if "heads" in takes:
+            check_heads(dim, heads)
+        self.takes_edge = bool(edge_dim) and "edge_dim" in takes
+        ours = {"heads": heads, "edge_dim": edge_dim or None, "add_self_loops": self_loop}
+        options = {name: value for name, value in ours.items() if name in takes} | options
+        separate = sender_dim is not None
+        self.receiver = nn.Linear(self.in_dim, dim) if separate else None
+        self.sender = nn.Linear(self.sender_dim, dim) if separate else None
+        self.conv = conv(dim if separate else self.in_dim, dim // heads if "heads" in takes else dim, **options)
+
+    def aggregate(self, x: Tensor, senders: Tensor, graph: Heard, weigh: bool) -> tuple[Tensor, Tensor | None]:
+        batch, n, _ = x.shape
+        nodes, first = senders, 0
+        if self.sender is not None and self.receiver is not None:
+            nodes, first = torch.cat([self.receiver(x), self.sender(senders)], 1), n
+        others = graph.others()
+        team, receiver, slot = others.nonzero(as_tuple=True)
+        sender = slot if graph.index is None else graph.index[team, receiver, slot]
+        start = team * nodes.shape[1]
+        edge_index = torch.stack([start + first + sender, start + receiver])
+        extra = (graph.edge[team, receiver, slot],) if self.takes_edge and graph.edge is not None else ()
+        out = self.conv(nodes.reshape(-1, nodes.shape[-1]), edge_index, *extra)
+        out = F.relu(out.view(batch, nodes.shape[1], self.dim)[:, :n])
+        return out, _uniform(graph.mask, out.dtype).unsqueeze(1) if weigh else None
