@@ -21,7 +21,7 @@ from gcoord.arguments import NONE, Arguments, arguments_of, described, fits, fit
 if TYPE_CHECKING:
     from gcoord.envs.team import TeamEnv
 
-Node = Mapping[str, Any] | DictConfig
+Node = Mapping[str, Any] | DictConfig | ListConfig
 
 # Given by the program at build time, never by configuration unless a YAML file names them.
 GIVEN = frozenset(
@@ -52,7 +52,7 @@ def plain(node: Any, resolve: bool = True) -> Any:
     return node
 
 
-def locate(path: str, trust: Sequence[str] | None = None) -> Callable[..., Any]:
+def locate(path: str, trust: Sequence[str] | None = None) -> Any:
     """The class or function that `package.module.Name` (or `package.module:Name`) names.
 
     Arguments:
@@ -85,7 +85,7 @@ def locate(path: str, trust: Sequence[str] | None = None) -> Callable[..., Any]:
         # A trusted module also holds what it imported: that is not trusted with it.
         if trust is not None and not _trusted(getattr(found, "__module__", "") or "", trust):
             raise ValueError(f"expected _target_ to lie in {' or '.join(trust)} (got {path!r})")
-        return cast(Callable[..., Any], found)
+        return found
     raise ValueError(f"expected _target_ to be importable, such as package.module.Name (got {path!r})")
 
 
@@ -240,7 +240,7 @@ def env_node(name: str, **options: Any) -> DictConfig:
     names = options_of("env")
     if name not in names:
         raise ValueError(f"expected env to be a world of conf/env (got {name!r}){nearest(name, names)}")
-    node = fill(cast(DictConfig, OmegaConf.load(file)))
+    node = fill(OmegaConf.load(file))
     path = node["_target_"]
     takes = arguments_of(locate(path))
     for option, value in options.items():

@@ -162,7 +162,9 @@ class TeamSpec:
             raise ValueError(f"expected the fields of a TeamSpec (got unknown {unknown})")
         if missing := sorted({"num_envs", "n_agents", "own", "actions"} - set(plain)):
             raise ValueError(f"expected a TeamSpec with {missing}")
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()
+        }
         values["actions"] = tuple(
             Discrete(a["discrete"]) if "discrete" in a else Continuous(tuple(a["low"]), tuple(a["high"]))
             for a in cast(list[dict[str, Any]], plain["actions"])
