@@ -1,5 +1,5 @@
 # Needs Python 3.11 or newer, git and make. Everything is installed into .venv, once for each set of parts.
-# PIP_ARGS goes to every pip install, for example: make train PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+# PIP_ARGS goes to every pip install: another index, a folder of wheels.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
