@@ -22,8 +22,6 @@ class Line:
         fault: what goes wrong, at step `at`, in the world whose episode is as unlucky as `unlucky` says.
     """
 
-    metadata = {"name": "line"}
-
     def __init__(
         self,
         n_agents: int = 3,
@@ -59,7 +57,7 @@ class Line:
         if self.draws == "own":
             return float(self.rng.random())
         if self.draws == "global":
-            return float(np.random.randn()) + random.random()
+            return float(np.random.randn()) + random.random()  # noqa: NPY002 - the global stream is what is meant
         return float(np.random.default_rng().random())
 
     def see(self) -> dict[str, Any]:
@@ -118,8 +116,7 @@ class Line:
             self.place["nobody"] = 0.0
 
     def close(self) -> None:
-        if self.fault == "close":
-            time.sleep(60)
+        pass
 
 
 def fixed() -> Line:
@@ -219,6 +216,18 @@ class Process(Line):
     def look(self, name: str) -> Any:
         threads = float(os.environ.get("OMP_NUM_THREADS", "0"))
         return np.array(["torch" in sys.modules, threads, os.getpid(), self.seed / 2**31], np.float32)
+
+
+class Sleepy(Line):
+    """Takes a minute to close in a worker, and does not listen to SIGTERM."""
+
+    def misbehave(self, fault: str) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        super().misbehave(fault)
+
+    def close(self) -> None:
+        if "torch" not in sys.modules:
+            time.sleep(60)
 
 
 def places(env: Any) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def test_an_agent_dies_in_the_next_observation_and_its_last_reward_counts() -> N
     seen = env.reset()
     place = seen.own[:, 1, 0].clone()
     seen, outcome = env.step(stay(env))
-    assert seen.alive.all()
+    assert seen.alive.all() and (outcome.reward != 0).all()
     seen, outcome = env.step(stay(env))
     assert seen.alive.tolist() == [[True, False, True]] * 2
     torch.testing.assert_close(outcome.reward[:, 1], place)
@@ -110,7 +110,7 @@ def test_our_own_limit_truncates_with_everybody_alive() -> None:
     env.reset()
     for _ in range(3):
         seen, outcome = env.step(stay(env))
-    assert env.spec.max_steps == 3
+    assert outcome.valid.all() and env.spec.max_steps == 3
     assert outcome.truncated.all() and not outcome.terminated.any() and seen.alive.all()
     assert (env.step(stay(env))[0].own[..., 2] == 0).all()
 
@@ -119,7 +119,7 @@ def test_every_episode_of_every_copy_has_a_seed_of_its_own() -> None:
     env = toy(length=1, num_envs=3)
     seeds = [env.reset().own[:, 0, 3]]
     for t in range(8):
-        seen, outcome = env.step(stay(env))
+        seen, _ = env.step(stay(env))
         if t % 2:
             seeds.append(seen.own[:, 0, 3])
     assert len(torch.cat(seeds).unique()) == 15
@@ -148,7 +148,7 @@ def test_mixed_actions_are_floats_with_the_number_in_column_0_and_boxes_clip() -
     seen = env.reset()
     assert env.spec.actions == (Discrete(3), Continuous((-1.0, 0.0), (1.0, 2.0)))
     action = torch.tensor([[[2.0, 9.0, 9.0], [0.0, 0.0, 0.0], [7.0, 7.0, 0.0], [-0.5, 0.5, 0.0]]])
-    after, outcome = env.step(action)
+    after, _ = env.step(action)
     moved = after.own[0, :, 0] - seen.own[0, :, 0]
     torch.testing.assert_close(moved, torch.tensor([2.0, 0.0, 3.0, 0.0]))
 
