@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gcoord.checkpoint import load_state, save_state
 from gcoord.data import replay as replay_module
 from gcoord.data.replay import Replay, Replays
 from gcoord.trajectory import Observation, Step
@@ -281,6 +282,18 @@ def test_a_checkpoint_writes_only_what_is_new_and_files_do_not_pile_up(tmp_path)
     assert replay.state_dict()["files"] == resumed.state_dict()["files"] == state["files"]
     replay.add(rows(0, 5000))
     assert len(replay.state_dict()["files"]) == 1
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_states_survive_the_disk_in_a_run_s_checkpoint(tmp_path, persistent):
+    folder = tmp_path / "rows" if persistent else None
+    replays = Replays([2, 3], 40, folder=folder)
+    for n in (2, 3):
+        replays.add(rows(0, 8, N=n, image=True), memory=torch.rand(8, 2, n, 5))
+    save_state(tmp_path / "last", replays.state_dict())
+    resumed = Replays([2, 3], 40, folder=folder, seed=9)
+    resumed.load_state_dict(load_state(tmp_path / "last"))
+    assert all(same_batch(resumed.sample(9, 2), replays.sample(9, 2)) for _ in range(8))
 
 
 def test_leftovers_of_killed_checkpoints_are_removed(tmp_path):
