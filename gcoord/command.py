@@ -259,8 +259,8 @@ def _check_choice(override: Override, folder: Path) -> None:
         return
     options = options_of(group, folder)
     if option not in options:
-        near = nearest(option, options)
-        raise ValueError(f"expected {group} to be one of {', '.join(options)} (got {option!r}){near}")
+        listed = ", ".join(options) if len(options) <= 12 else f"the {len(options)} options that --help lists"
+        raise ValueError(f"expected {group} to be one of {listed} (got {option!r}){nearest(option, options)}")
 
 
 def _names_part(override: Override) -> bool:

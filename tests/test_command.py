@@ -252,6 +252,14 @@ def test_bad_input_gets_one_line_and_nothing_is_created(refused: Refused, overri
     assert refused(override).startswith(message)
 
 
+def test_long_lists_of_options_are_not_recited(refused: Refused, conf: Path) -> None:
+    for number in range(20):
+        (conf / "env" / f"world{number}.yaml").write_text("_target_: cmdparts.world")
+    refusal = refused("env=toy/medow")
+    wanted = "expected env to be one of the 22 options that --help lists (got 'toy/medow'); did you mean 'toy/meadow'?"
+    assert refusal == wanted
+
+
 def test_a_value_that_must_be_given_is_named(refused: Refused, compose: Compose) -> None:
     assert refused(config="needs") == "expected a value for from_user (got none)"
     assert compose("from_user=1", config="needs")[0].from_user == 1
