@@ -44,8 +44,8 @@ def check_team_env(
     Arguments:
         n_agents: team sizes to make (none: the world's own).
         num_envs: teams in a batch. seed: of the runs.
-        steps: to play in each run; None: until every team was reset once, at most 200. Rules about ends of episodes
-            are tried only where episodes end within: make the world with few steps.
+        steps: to play in each run; None: until every team was reset once and a little further, at most 200. Rules
+            about ends of episodes are tried only where episodes end within: make the world with few steps.
         stochastic: whether seeds make a difference; False skips what relies on it.
     """
     if isinstance(env, TeamEnv):
@@ -136,7 +136,9 @@ def _play(env: TeamEnv, seen: Observation, seed: int, steps: int | None) -> tupl
     done = torch.zeros(spec.num_envs, dtype=torch.bool, device=seen.alive.device)
     was_reset = done.clone()
     _require(bool(seen.alive.any(-1).all()), "a living agent in every team after a reset", "a dead team")
-    while len(frames) < (200 if steps is None else steps) and not (steps is None and was_reset.all()):
+    beyond = 0
+    while len(frames) < (200 if steps is None else steps) and not (steps is None and beyond > 3):
+        beyond += bool(was_reset.all())
         action = _sample(spec, seen, generator)
         after, outcome = env.step(action)
         _check_observation(spec, after)

@@ -109,7 +109,7 @@ def pursuit(
         workers,
         reward="team" if shared_reward else "own",
         scale=scale,
-        scripted=chase,
+        scripted=surround_evaders,
         world="sisl/pursuit",
         density=density,
     )
@@ -185,24 +185,32 @@ def pursuit_metrics(env: Any) -> dict[str, float]:
     return {"catches": float(gone.sum()), "success": float(gone.mean())}
 
 
-def chase(spec: TeamSpec, observation: Observation) -> Tensor:
-    """Each goes to the free cell beside the nearest evader in view, and waits there; moves at random seeing none."""
+def surround_evaders(spec: TeamSpec, observation: Observation) -> Tensor:
+    """Each goes to a free cell beside an evader in view and waits there: the nearest, where an evader that has more
+    pursuers within 2 cells counts as one step nearer for each. Seeing none, and at one step in ten, it moves at random
+    (torch's stream), which gets it past walls and waiting fellows. It hears nobody.
+    """
     import torch
+    from torch.nn.functional import avg_pool2d, pad
 
     own = observation.own
-    half = own.shape[-1] // 2
-    offset = torch.arange(own.shape[-1], device=own.device) - half
-    # Channels are [walls, pursuers, evaders], rows y and columns x, oneself in the middle.
+    middle = own.shape[-1] // 2
+    walls, pursuers, evaders = (channel > 0 for channel in own.unbind(2))  # [B, N, y, x], oneself in the middle
+    pursuers[..., middle, middle] = False
+    helpers = avg_pool2d(pursuers.float(), 5, stride=1, padding=2, divisor_override=1)
+    worth = torch.where(evaders, helpers, -torch.inf)
+    worth = pad(worth, (1, 1, 1, 1), value=-torch.inf)
+    sides = worth[..., 2:, 1:-1], worth[..., :-2, 1:-1], worth[..., 1:-1, 2:], worth[..., 1:-1, :-2]
+    beside = torch.stack(sides).amax(0).masked_fill(walls | pursuers, -torch.inf)
+    offset = torch.arange(own.shape[-1], device=own.device) - middle
     dy, dx = torch.meshgrid(offset, offset, indexing="ij")
-    distance = (dx.abs() + dy.abs()).float().expand(own.shape[:2] + dx.shape).flatten(2)
-    seen = own[:, :, 2].flatten(2) > 0
-    near, cell = distance.masked_fill(~seen, torch.inf).min(-1)
+    best, cell = (beside - dx.abs() - dy.abs()).flatten(2).max(-1)
     x, y = dx.flatten()[cell], dy.flatten()[cell]
-    across = x.abs() >= y.abs()
     # Actions: 0 x - 1, 1 x + 1, 2 y + 1, 3 y - 1, 4 stay.
-    toward = torch.where(across, torch.where(x > 0, 1, 0), torch.where(y > 0, 2, 3))
-    step = torch.where(near <= 1, 4, toward)
-    return torch.where(seen.any(-1), step, torch.randint_like(step, 4))
+    toward = torch.where(x.abs() >= y.abs(), torch.where(x > 0, 1, 0), torch.where(y > 0, 2, 3))
+    action = torch.where((x == 0) & (y == 0), 4, toward)
+    at_random = best.isinf() | (torch.rand_like(best) < 0.1)
+    return torch.where(at_random, torch.randint_like(action, 4), action)
 
 
 def _require_room(n: int, n_evaders: int, x_size: int, y_size: int) -> None:

@@ -96,7 +96,7 @@ class Walk:
         return seen
 
     def spoil_observation(self, seen: Observation) -> None:
-        fault, B, N = self.fault, *self.place.shape
+        fault, B = self.fault, len(self.place)
         late = bool((self.t > 1).any())
         if fault == "own shape":
             seen.own = seen.own[..., :2]
@@ -294,12 +294,12 @@ def test_each_broken_promise_is_caught_in_one_line(fault: str) -> None:
 
 
 def test_a_reset_in_the_final_step_is_caught_where_nobody_dies() -> None:
-    with pytest.raises(ValueError, match="^expected a reset row to hold the last observation"):
+    with pytest.raises(ValueError, match=r"^expected a reset row to hold the last observation"):
         check_team_env(partial(Walk, fault="same-step reset"), n_agents=[1])
 
 
 def test_instances_that_share_a_random_stream_are_caught() -> None:
-    with pytest.raises(ValueError, match="^expected a fresh instance to play as a used one"):
+    with pytest.raises(ValueError, match=r"^expected a fresh instance to play as a used one"):
         check_team_env(Siblings)
 
 
