@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from gcoord.envs.recipe import Recipe, find_function, quiet_imports
+from gcoord.envs.together import Together
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,10 +98,8 @@ def make_spread(
 ) -> Any:
     """MPE's simple_spread where agents sense their velocity, and all start within `half` of the middle."""
     with quiet_imports():
-        to_parallel = find_function("pettingzoo.utils.conversions:aec_to_parallel")
         base: Any = find_function("mpe2.simple_spread.simple_spread:Scenario")
         simple_env: Any = find_function("mpe2._mpe_utils.simple_env:SimpleEnv")
-        wrapped = find_function("mpe2._mpe_utils.simple_env:make_env")
 
     class Spread(base):  # type: ignore[misc]
         def reset_world(self, world: Any, np_random: np.random.Generator) -> None:
@@ -120,14 +119,14 @@ def make_spread(
             return -float(_gaps(world).min(0).sum())
 
     scenario = Spread(terminate_on_success=terminate_on_success)
-    env = wrapped(simple_env)(
+    world = simple_env(
         scenario=scenario,
         world=scenario.make_world(n),
         max_cycles=max_cycles,
         continuous_actions=continuous,
         local_ratio=local_ratio,
     )
-    return to_parallel(env)
+    return Together(world)
 
 
 def agent_positions(env: Any) -> dict[str, np.ndarray]:

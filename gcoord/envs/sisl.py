@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from gcoord.envs.recipe import Recipe, find_function, quiet_imports
+from gcoord.envs.together import Together
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,9 +119,9 @@ def pursuit(
 def make_pursuit(**kwargs: Any) -> Any:
     """The world itself, quicker."""
     with quiet_imports():
-        env = find_function("pettingzoo.sisl.pursuit_v5:parallel_env")(**kwargs)
-    quicken_pursuit(env.unwrapped.env)
-    return env
+        world: Any = find_function("pettingzoo.sisl.pursuit_v5:raw_env")(**kwargs)
+    quicken_pursuit(world.env)
+    return Together(world)
 
 
 def quicken_pursuit(world: Any) -> None:

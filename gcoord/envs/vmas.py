@@ -1,4 +1,4 @@
-"""VMAS scenarios (https://github.com/proroklab/VectorizedMultiAgentSimulator) as team environments, on their own device.
+"""VMAS scenarios (https://github.com/proroklab/VectorizedMultiAgentSimulator) as team environments.
 
 `VmasEnv` takes any scenario as it is; `gcoord.envs.vmas_views` sets some up so that nothing depends on the team's size.
 """
@@ -8,19 +8,18 @@ from __future__ import annotations
 import importlib
 import logging
 import math
-import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any, ClassVar, cast
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from gcoord.envs.vmas_state import Link, Pool, Streams, leaves, restore, snapshot
-from gcoord.spec import Action, Continuous, Discrete, Reduction, Reward, TeamSpec
+from gcoord.envs.vmas_scenario import Drive, UnknownArgument, check_arguments, draws_elsewhere, flat, scenario_class
+from gcoord.envs.vmas_state import Layout, Link, Pool, Streams, leaves, restore, snapshot
+from gcoord.spec import Action, Continuous, Reduction, Reward, TeamSpec
 from gcoord.trajectory import Observation, Outcome
 
 log = logging.getLogger(__name__)
@@ -68,27 +67,27 @@ class VmasEnv:
         **options: Any,
     ) -> None:
         self.device = torch.device(device)
-        _check_arguments(n_agents, num_envs, self.device, continuous, density, max_steps)
+        check_arguments(n_agents, num_envs, self.device, continuous, density, max_steps)
         self.name = scenario.rpartition(":")[0] or scenario
         self._continuous = continuous in ("auto", True)
         self._options = options
-        self._class = _scenario_class(scenario)
+        self._class = scenario_class(scenario)
         self._seed = seed
 
         # All that can be wrong shows on a single team on the CPU, before the batch is allocated.
-        self._streams = Streams(torch.device("cpu"), _draws_elsewhere(self._class))
+        self._streams = Streams(torch.device("cpu"), draws_elsewhere(self._class))
         self._density = density
-        self.n_agents = self._settle_size(n_agents)
-        self._build(1, torch.device("cpu"))
+        self._settle_size(n_agents)
         with self._streams, self._must_hold():
             self._restart()
+        self._layout = Layout(snapshot(self._roots))
         kinds, kind = self._kinds()
         sample = self._entities()
         n_entities, entity_dim = (0, 0) if sample is None else (sample[0].shape[1], sample[0].shape[2])
         own_dim = self._own().shape[-1]
         terminates = self._class.done is not self._module("simulator.scenario").BaseScenario.done
 
-        self._streams = Streams(self.device, _draws_elsewhere(self._class))
+        self._streams = Streams(self.device, draws_elsewhere(self._class))
         self._build(num_envs, self.device)
         self._pristine = snapshot(self._roots)
         limit = None if max_steps is None else math.ceil(max_steps * self._stretch - 1e-9)
@@ -111,7 +110,7 @@ class VmasEnv:
         self._kind = torch.tensor(kind, device=self.device).expand(num_envs, -1)  # [B, N]
         self._alive = torch.ones_like(self._kind, dtype=torch.bool)  # [B, N]
         self._never = torch.zeros(num_envs, dtype=torch.bool, device=self.device)  # [B]
-        self._drives = [_Drive(agent, self.world.dim_c, self._continuous) for agent in self.agents]
+        self._drives = [Drive(agent, self.world.dim_c, self._continuous) for agent in self.agents]
         low, high = torch.zeros(2, self.n_agents, self.spec.n_actions, device=self.device)
         for i, action in enumerate(self.spec.actions[k] for k in kind):
             if isinstance(action, Continuous):
@@ -158,7 +157,7 @@ class VmasEnv:
 
     def _own(self) -> Tensor:
         """What each agent senses, [B, N, O]."""
-        rows = [_flat(self.scenario.observation(agent)) for agent in self.agents]
+        rows = [flat(self.scenario.observation(agent)).clone() for agent in self.agents]
         widest = max(row.shape[-1] for row in rows)
         return torch.stack([torch.nn.functional.pad(row, (0, widest - row.shape[-1])) for row in rows], dim=1)
 
@@ -168,7 +167,8 @@ class VmasEnv:
 
     def _judge(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Reward [B, N], whether the task is over [B], metrics [B] by name; called once after each step."""
-        reward = torch.stack([self.scenario.reward(agent).reshape(-1) for agent in self.agents], dim=1)
+        # Copied one by one: a scenario may write all agents' into one tensor.
+        reward = torch.stack([self.scenario.reward(agent).reshape(-1).clone() for agent in self.agents], dim=1)
         return reward, self.scenario.done(), {}
 
     def _world_in_words(self) -> str:
@@ -253,7 +253,8 @@ class VmasEnv:
         self._streams.load_state_dict(state["streams"])
         self._pool = None
         if state["pool"]:
-            self._pool = Pool(self._roots, _on(self.device, state["pool"]), state["cursor"])
+            rows = _on(self.device, state["pool"])
+            self._pool = Pool(self._roots, rows, self._layout, self.spec.num_envs, state["cursor"])
         self._steps = state["steps"].to(self.device, copy=True)
         self._clock = state["clock"]
         self._pending = state["pending"].to(self.device, copy=True) if state["started"] else None
@@ -263,33 +264,30 @@ class VmasEnv:
     def _module(self, name: str) -> Any:
         return importlib.import_module(f"vmas.{name}")
 
-    def _settle_size(self, n_agents: int | None) -> int:
-        """The team's size, and how the scenario is told; raises where it cannot have it."""
+    def _settle_size(self, n_agents: int | None) -> None:
+        """Find the team's size and make a single team of it on the CPU; raises where the scenario cannot have it."""
+        one = torch.device("cpu")
         if self.own_n_agents is not None:
             self._sized = True
-            return self.own_n_agents if n_agents is None else n_agents
+            self.n_agents = self.own_n_agents if n_agents is None else n_agents
+            return self._build(1, one)
         self._sized = False
-        self.n_agents = 0
-        self._build(1, torch.device("cpu"))
-        default = len(self.agents)
-        if n_agents in (None, default):
-            return default
-        refusal = f"expected vmas/{self.name} with its own team size {default} (got n_agents={n_agents})"
-        self._sized = True
-        self.n_agents = cast(int, n_agents)
+        self._build(1, one)
+        self.n_agents = len(self.agents)
+        if n_agents in (None, self.n_agents):
+            return None
+        refusal = f"expected vmas/{self.name} with its own team size {self.n_agents} (got n_agents={n_agents})"
+        self._sized, self.n_agents = True, n_agents
         try:
-            self._build(1, torch.device("cpu"))
+            self._build(1, one)
             with self._streams, self._must_hold():
                 self._restart()
         except (AssertionError, IndexError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(refusal) from error
         except UnknownArgument as error:
-            if "n_agents" not in str(error):
-                raise
-            raise ValueError(refusal) from error
+            raise ValueError(refusal) if "n_agents" in str(error) else error from None
         if len(self.agents) != n_agents:
             raise ValueError(refusal)
-        return self.n_agents
 
     def _build(self, num_envs: int, device: torch.device) -> None:
         """Make scenario and world; what it draws is the same for every seed, so that seeds decide episodes alone."""
@@ -331,7 +329,7 @@ class VmasEnv:
         groups: dict[tuple[int, Action], list[int]] = {}
         widths = self._own_widths()
         for i, agent in enumerate(self.agents):
-            space = _Drive(agent, self.world.dim_c, self._continuous).space
+            space = Drive(agent, self.world.dim_c, self._continuous).space
             groups.setdefault((widths[i], space), []).append(i)
         names = [self.agents[members[0]].name.rstrip("0123456789_ ") or "agent" for members in groups.values()]
         if len(set(names)) < len(names):
@@ -347,7 +345,7 @@ class VmasEnv:
         """Numbers each agent senses, before padding."""
         if type(self)._own is not VmasEnv._own:
             return [0] * self.n_agents
-        return [_flat(self.scenario.observation(agent)).shape[-1] for agent in self.agents]
+        return [flat(self.scenario.observation(agent)).shape[-1] for agent in self.agents]
 
     def _finished(self, pending: Tensor) -> Tensor:
         """Numbers of the teams that finished in the last step: the one place where the host asks the device."""
@@ -369,7 +367,7 @@ class VmasEnv:
         """Reset some teams; the others do not notice."""
         if self._pool is None or self._pool.left < len(finished):
             with self._must_hold():
-                self._pool = Pool.fill(self._roots, self.spec.num_envs, self._restart)
+                self._pool = Pool.fill(self._roots, self._layout, self.spec.num_envs, self._restart)
         self._pool.take(finished)
         self._steps[finished] = 0
 
@@ -412,115 +410,6 @@ class VmasEnv:
             metrics=TensorDict(metrics, batch_size=size),
             batch_size=size,
         )
-
-
-class UnknownArgument(ValueError):
-    """A scenario was given an argument it does not have."""
-
-
-class _Drive:
-    """How one agent's action reaches the simulator: range, multiplier and noise; numbered actions through a table."""
-
-    def __init__(self, agent: Any, dim_c: int, continuous: bool) -> None:
-        self.agent = agent
-        self.words = 0 if agent.silent else dim_c
-        self.size = agent.action.action_size
-        self.noise = agent.action.u_noise
-        reach = agent.action.u_range_tensor
-        self.multiplier = agent.action.u_multiplier_tensor
-        self.table: Tensor | None = None
-        self.space: Action
-        if continuous:
-            bound = tuple(reach.tolist())
-            self.space = Continuous(tuple(-b for b in bound) + (0.0,) * self.words, bound + (1.0,) * self.words)
-            return
-        sizes = [*agent.discrete_action_nvec, *([self.words] if self.words else [])]
-        self.space = Discrete(math.prod(sizes))
-        digits = torch.cartesian_prod(*[torch.arange(size, device=reach.device) for size in sizes])
-        digits = digits.view(-1, len(sizes))  # [A, components]
-        self.word = digits[:, -1] if self.words else None
-        columns = []
-        for place, size in enumerate(agent.discrete_action_nvec):
-            digit = digits[:, place]
-            if size % 2:  # action 0 stays: it changes places with the middle of the range
-                digit = torch.where(digit == 0, size // 2, torch.where(digit <= size // 2, digit - 1, digit))
-            columns.append((digit / (size - 1)) * (2 * reach[place]) - reach[place])
-        self.table = torch.stack(columns, dim=-1)  # [A, components]
-
-    def __call__(self, action: Tensor) -> None:
-        """action [B] long or [B, A] float, within range."""
-        agent = self.agent
-        u = action[:, : self.size] if self.table is None else self.table[action]
-        u = u * self.multiplier
-        if self.noise > 0:
-            u = u + torch.randn_like(u) * self.noise
-        agent.action.u = u
-        if self.words:
-            if self.table is None:
-                c = action[:, self.size : self.size + self.words]
-            else:
-                c = torch.nn.functional.one_hot(cast(Tensor, self.word)[action], self.words).to(u)
-            agent.action.c = c + torch.randn_like(c) * agent.c_noise if agent.c_noise > 0 else c
-
-
-def _check_arguments(
-    n_agents: int | None,
-    num_envs: int,
-    device: torch.device,
-    continuous: bool | str,
-    density: str,
-    max_steps: int | None,
-) -> None:
-    for name, value in (("n_agents", n_agents), ("num_envs", num_envs), ("max_steps", max_steps)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"expected {name} to be a positive whole number (got {value!r})")
-    if continuous not in ("auto", True, False):
-        raise ValueError(f"expected continuous to be auto, true or false (got {continuous!r})")
-    if density not in ("fixed", "arena"):
-        raise ValueError(f"expected density to be fixed or arena (got {density!r})")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"expected a device that is there (got {device})")
-
-
-def _scenario_class(scenario: str) -> Any:
-    """A scenario's class by its name in the package, or by package.module:Class."""
-    try:
-        vmas = importlib.import_module("vmas")
-    except ModuleNotFoundError as error:
-        if error.name != "vmas":
-            raise
-        raise ImportError(f"vmas/{scenario} needs the vmas extra: pip install 'gcoord[vmas]'") from error
-    module, _, name = scenario.rpartition(":")
-    if module:
-        return getattr(importlib.import_module(module), name)
-    known = sorted([*vmas.scenarios, *vmas.mpe_scenarios, *vmas.debug_scenarios])
-    if scenario not in known:
-        raise ValueError(f"expected a VMAS scenario among {', '.join(known)} (got {scenario!r})")
-    return importlib.import_module("vmas.scenarios").load(f"{scenario}.py").Scenario
-
-
-def _draws_elsewhere(scenario: Any) -> bool:
-    """Whether a scenario's code may draw from Python's or NumPy's random streams."""
-    for base in scenario.__mro__[:-1]:
-        if base.__module__.startswith("vmas.simulator") or base.__module__ == "abc":
-            continue
-        reset = base.__dict__.get("reset_world_at") or base.__dict__.get("make_world")
-        names = {} if reset is None else reset.__globals__
-        if reset is None or any(_is_random(value) for value in names.values()):
-            return True
-    return False
-
-
-def _is_random(value: Any) -> bool:
-    if isinstance(value, ModuleType):
-        return value is random or value.__name__.partition(".")[0] == "numpy"
-    return getattr(value, "__module__", None) in ("random", "numpy.random")
-
-
-def _flat(observation: Tensor | dict[str, Tensor]) -> Tensor:
-    if isinstance(observation, Tensor):
-        return observation.flatten(1)
-    return torch.cat([_flat(part) for part in observation.values()], dim=-1)
 
 
 def _on(device: torch.device, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

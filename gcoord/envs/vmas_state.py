@@ -1,10 +1,10 @@
-"""The state of a VMAS simulator as plain tensors: found, copied, put back, whole or row by row; and its own random streams."""
+"""The state of a VMAS simulator as plain tensors, copied and put back whole or by rows; and its own random streams."""
 
 from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
@@ -115,6 +115,23 @@ def _differs(x: Tensor, y: Tensor) -> bool:
     return bool(((x != y) & ((x == x) | (y == y))).any())
 
 
+class Layout:
+    """Which dimension of each value counts the teams: the one in which a world of one team differs."""
+
+    def __init__(self, single: dict[str, Any]) -> None:
+        self._shapes = {path: value.shape for path, value in single.items() if isinstance(value, Tensor)}
+
+    def dim(self, path: str, value: Any, size: int) -> int | None:
+        """None: not one value for each of `size` teams. What a single team did not have yet has them first."""
+        if not isinstance(value, Tensor):
+            return None
+        single = self._shapes.get(path, (1, *value.shape[1:]))
+        if len(single) != value.ndim:
+            return None
+        different = [d for d in range(value.ndim) if value.shape[d] != single[d]]
+        return different[0] if len(different) == 1 and value.shape[different[0]] == size else None
+
+
 class Pool:
     """Initial states waiting to be used: what a reset left in each of B rows, handed out a few rows at a time.
 
@@ -122,34 +139,38 @@ class Pool:
     any row may start in any place. What a reset leaves alone (a constant of each row) is no part of the pool.
     """
 
-    def __init__(self, roots: dict[str, Any], rows: dict[str, Tensor], cursor: int = 0) -> None:
-        self.cursor = cursor
-        self.rows = rows
-        self.size = len(next(iter(rows.values())))
+    def __init__(
+        self, roots: dict[str, Any], rows: dict[str, Tensor], layout: Layout, size: int, cursor: int = 0
+    ) -> None:
+        self.cursor, self.rows, self.size = cursor, rows, size
         places = {leaf.path: leaf for leaf in leaves(roots) if leaf.path in rows and not leaf.link}
         if missing := sorted(set(rows) - set(places)):
             raise ValueError(f"expected the state of the same world (got '{missing[0]}', which is not part of it)")
         # Values of one shape are written together: a few operations per restart, however many entities there are.
         grouped: dict[tuple[Any, ...], list[Leaf]] = {}
         for path, leaf in places.items():
-            grouped.setdefault((rows[path].dtype, *rows[path].shape[1:]), []).append(leaf)
-        self._groups = [(group, torch.stack([rows[leaf.path] for leaf in group])) for group in grouped.values()]
+            dim = layout.dim(path, rows[path], size)
+            grouped.setdefault((dim, rows[path].dtype, *rows[path].shape), []).append(leaf)
+        self._groups = [
+            (dim, group, torch.stack([rows[leaf.path] for leaf in group]).movedim(dim + 1, 1))
+            for (dim, *_), group in grouped.items()
+        ]
 
     @classmethod
-    def fill(cls, roots: dict[str, Any], size: int, reset: Any) -> Pool:
+    def fill(cls, roots: dict[str, Any], layout: Layout, size: int, reset: Callable[[], None]) -> Pool:
         """Reset the simulator, keep what came out, and put everything back as it was."""
         before = snapshot(roots)
         reset()
         rows = {}
         for path, after in snapshot(roots).items():
-            if not isinstance(after, Tensor) or after.ndim == 0 or len(after) != size:
+            if (dim := layout.dim(path, after, size)) is None:
                 continue
             old = before.get(path)
             moved = not isinstance(old, Tensor) or old.shape != after.shape or _differs(old, after)
-            if moved or not _differs(after, after[:1].expand_as(after)):
+            if moved or not _differs(after, after.narrow(dim, 0, 1).expand_as(after)):
                 rows[path] = after
         restore(roots, before)
-        return cls(roots, rows)
+        return cls(roots, rows, layout, size)
 
     @property
     def left(self) -> int:
@@ -159,16 +180,16 @@ class Pool:
     def take(self, where: Tensor) -> None:
         """Start the rows `where` [k] (numbers) from the next k states; needs `left >= k`."""
         fresh = slice(self.cursor, self.cursor + len(where))
-        for group, states in self._groups:
-            merged = torch.stack([leaf.value for leaf in group])  # [leaves, B, ...]
-            merged[:, where] = states[:, fresh]
+        for dim, group, states in self._groups:
+            merged = torch.stack([leaf.value for leaf in group])  # [leaves, B, ...], or B further on
+            merged.movedim(dim + 1, 1)[:, where] = states[:, fresh]
             for leaf, value in zip(group, merged.unbind(0), strict=True):
                 leaf.holder[leaf.key] = value
         self.cursor += len(where)
 
 
 class Streams:
-    """Random streams of one simulator: `with streams:` puts them in place of the process's own and takes them out after.
+    """Random streams of one simulator: `with streams:` puts them in place of the process's own.
 
     Arguments:
         device: torch's streams of the CPU and of this device are the simulator's own.
@@ -187,7 +208,7 @@ class Streams:
             self._cuda = torch.Generator(self._device).manual_seed(seed).get_state()
         if self._others:
             self._python = random.Random(seed).getstate()
-            self._numpy = np.random.RandomState(seed % 2**32).get_state()
+            self._numpy: Any = np.random.RandomState(seed % 2**32).get_state(legacy=True)
 
     def _exchange(self) -> None:
         self._torch, outside = torch.default_generator.get_state(), self._torch
@@ -198,8 +219,8 @@ class Streams:
         if self._others:
             self._python, python = random.getstate(), self._python
             random.setstate(python)
-            self._numpy, numpy = np.random.get_state(), self._numpy
-            np.random.set_state(numpy)
+            self._numpy, numpy = np.random.get_state(), self._numpy  # noqa: NPY002
+            np.random.set_state(numpy)  # noqa: NPY002
 
     def __enter__(self) -> None:
         self._exchange()
@@ -213,10 +234,12 @@ class Streams:
             state["cuda"] = self._cuda.clone()
         if self._others:
             version, words, gauss = self._python
-            state["python"] = {"version": version, "words": torch.tensor(words), "gauss": gauss}
+            state["python"] = {"version": version, "words": torch.tensor(words)} | (
+                {} if gauss is None else {"gauss": gauss}
+            )
             name, keys, place, has_gauss, cached = self._numpy
-            keys = torch.from_numpy(np.asarray(keys, dtype=np.int64))
-            state["numpy"] = {"name": name, "keys": keys, "place": place, "has_gauss": has_gauss, "cached": cached}
+            words = torch.from_numpy(np.asarray(keys, dtype=np.int64))
+            state["numpy"] = {"name": name, "keys": words, "place": place, "has_gauss": has_gauss, "cached": cached}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -225,6 +248,6 @@ class Streams:
             self._cuda = state["cuda"].clone()
         if self._others:
             python, numpy = state["python"], state["numpy"]
-            self._python = (python["version"], tuple(python["words"].tolist()), python["gauss"])
+            self._python = (python["version"], tuple(python["words"].tolist()), python.get("gauss"))
             keys = numpy["keys"].numpy().astype(np.uint32)
             self._numpy = (numpy["name"], keys, numpy["place"], numpy["has_gauss"], numpy["cached"])

@@ -19,7 +19,7 @@ from gcoord.spec import Reduction, Reward
 from gcoord.trajectory import Observation
 
 
-class _View(VmasEnv):
+class View(VmasEnv):
     """What the views share: stacked states, square arenas, and steering by hand."""
 
     def _stack(self, bodies: list[Any], what: str) -> Tensor:
@@ -48,21 +48,27 @@ class _View(VmasEnv):
         """An action close to the wanted force [B, N, 2]."""
         if self._continuous:
             return torch.minimum(torch.maximum(force, self._low), self._high)
-        digit = torch.where(force > 0.3, 2, torch.where(force < -0.3, 1, 0))  # stay, minus, plus
+        digit = torch.where(force > 0.1, 2, torch.where(force < -0.1, 1, 0))  # stay, minus, plus
         return digit[..., 0] * 3 + digit[..., 1]
 
 
-def _distances(a: Tensor, b: Tensor) -> Tensor:
+def given(x: Tensor | None) -> Tensor:
+    """A field that this world always fills."""
+    assert x is not None
+    return x
+
+
+def distances(a: Tensor, b: Tensor) -> Tensor:
     """[B, n, 2], [B, m, 2] -> [B, n, m], by direct difference."""
     return torch.linalg.vector_norm(a.unsqueeze(2) - b.unsqueeze(1), dim=-1)
 
 
-def _others(n: int, device: torch.device) -> Tensor:
+def others(n: int, device: torch.device) -> Tensor:
     """[n, n] bool: everyone but oneself."""
     return ~torch.eye(n, dtype=torch.bool, device=device)
 
 
-class Navigation(_View):
+class Navigation(View):
     """Each agent to its own goal without touching the others (VMAS `navigation`, https://arxiv.org/abs/2207.03530).
 
     own [velocity 2, goal relative 2, and with `lidar` 12 rays]. Success: the share of agents within their radius of
@@ -124,7 +130,8 @@ class Navigation(_View):
         return torch.cat(parts, dim=-1)
 
     def _judge(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The scenario's reward for all agents at once; its own loops over pairs in Python."""
+        """The scenario's reward for all agents at once; its own loops over pairs in Python, and overlooks a touch where
+        the pair overlaps in no team of the batch: here each team is judged by itself."""
         scenario, agent = self.scenario, self.agents[0]
         position = self._stack(self.agents, "pos")
         distance = torch.linalg.vector_norm(position - self.extra["goal"], dim=-1)  # [B, N]
@@ -136,8 +143,8 @@ class Navigation(_View):
         reward = progress + arrived * scenario.final_reward
         touches = torch.zeros_like(distance)
         if self._collisions:
-            gap = _distances(position, position) - agent.shape.radius - agent.shape.radius
-            touching = (gap <= scenario.min_collision_distance) & _others(self.n_agents, gap.device)
+            gap = distances(position, position) - agent.shape.radius - agent.shape.radius
+            touching = (gap <= scenario.min_collision_distance) & others(self.n_agents, gap.device)
             touches = touching.sum(-1).to(distance)
             reward = reward + touches * scenario.agent_collision_penalty
         there = distance < agent.shape.radius
@@ -146,10 +153,10 @@ class Navigation(_View):
     def scripted(self, observation: Observation) -> Tensor:
         """Straight to the goal, braking in time, each pushed off by those who are close."""
         velocity, goal = observation.own[..., :2], observation.own[..., 2:4]
-        return self._steer(2.0 * goal - 2.0 * velocity + _push(observation.position, 0.3))
+        return self._steer(2.0 * goal - 2.5 * velocity + 2.0 * push_off(given(observation.position), 0.4))
 
 
-def _push(position: Tensor, reach: float) -> Tensor:
+def push_off(position: Tensor, reach: float) -> Tensor:
     """[B, N, 2]: away from, and to the right of, the agents closer than `reach`."""
     apart = position.unsqueeze(2) - position.unsqueeze(1)  # [B, N, N, 2]
     distance = torch.linalg.vector_norm(apart, dim=-1, keepdim=True)
@@ -157,7 +164,7 @@ def _push(position: Tensor, reach: float) -> Tensor:
     return 2.0 * (push + torch.stack([push[..., 1], -push[..., 0]], dim=-1)).sum(2)
 
 
-class SimpleSpread(_View):
+class SimpleSpread(View):
     """As many landmarks as agents: cover them all, touch nobody (VMAS `simple_spread`, https://arxiv.org/abs/1706.02275).
 
     own [velocity 2]; landmarks are entities with the feature 1. Success: the share of landmarks with an agent within
@@ -200,20 +207,22 @@ class SimpleSpread(_View):
     def _judge(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The scenario's reward, which loops over agents, landmarks and agents again in Python."""
         position = self._stack(self.agents, "pos")
-        nearest = _distances(position, self._stack(self.world.landmarks, "pos")).amin(1)  # [B, M]
+        nearest = distances(position, self._stack(self.world.landmarks, "pos")).amin(1)  # [B, M]
         radius = self.agents[0].shape.radius
-        touching = _distances(position, position) - radius - radius < 0
-        touches = (touching & _others(self.n_agents, touching.device)).sum((1, 2)).to(nearest)  # [B]
+        touching = distances(position, position) - radius - radius < 0
+        touches = (touching & others(self.n_agents, touching.device)).sum((1, 2)).to(nearest)  # [B]
         reward = -(nearest.sum(-1) * self.n_agents + touches)
         metrics = {"success": (nearest < radius).float().mean(-1), "collisions": touches / self.n_agents}
         return reward.unsqueeze(-1).expand(-1, self.n_agents).contiguous(), self.scenario.done(), metrics
 
     def scripted(self, observation: Observation) -> Tensor:
         """The i-th agent to the i-th landmark."""
-        return self._steer(3.0 * (observation.entity_position - observation.position) - 2.0 * observation.own)
+        return self._steer(
+            3.0 * (given(observation.entity_position) - given(observation.position)) - 2.0 * observation.own
+        )
 
 
-class Discovery(_View):
+class Discovery(View):
     """Targets that two agents must reach together, and that come back elsewhere (VMAS `discovery`).
 
     own [velocity 2, position relative to the arena's half side 2, and with `lidar` 15 rays to targets]; targets are
@@ -279,22 +288,22 @@ class Discovery(_View):
 
     def scripted(self, observation: Observation) -> Tensor:
         """In pairs (the odd one joins the first) to the target nearest to the pair's middle."""
-        position = observation.position  # [B, N, 2]
+        position = given(observation.position)  # [B, N, 2]
         pair = torch.arange(self.n_agents, device=position.device) // 2
         pair = torch.where(2 * pair + 1 < self.n_agents, pair, 0)
         middle = (position[:, 2 * pair] + position[:, (2 * pair + 1).clamp(max=self.n_agents - 1)]) / 2
-        far = _distances(middle, observation.entity_position)
-        far = far.masked_fill(~observation.entity_present.unsqueeze(1), math.inf)
-        goal = _rows(observation.entity_position, far.argmin(-1))
-        return self._steer(3.0 * (goal - position) - 2.0 * observation.own[..., :2] + _push(position, 0.15))
+        far = distances(middle, given(observation.entity_position))
+        far = far.masked_fill(~given(observation.entity_present).unsqueeze(1), math.inf)
+        goal = rows_of(given(observation.entity_position), far.argmin(-1))
+        return self._steer(3.0 * (goal - position) - 2.0 * observation.own[..., :2] + push_off(position, 0.15))
 
 
-def _rows(x: Tensor, index: Tensor) -> Tensor:
+def rows_of(x: Tensor, index: Tensor) -> Tensor:
     """x [B, M, D], index [B, N] -> [B, N, D]."""
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
-class Dispersion(_View):
+class Dispersion(View):
     """From one point to as many pieces of food as there are agents: spread out and eat them all (VMAS `dispersion`).
 
     own [velocity 2]; food is an entity with the feature 1, absent once eaten. Success: the share of food eaten at the
@@ -342,7 +351,7 @@ class Dispersion(_View):
         """The scenario's reward, which loops over agents and food in Python."""
         scenario, eaten = self.scenario, self.extra["eaten"]
         reach = self.agents[0].shape.radius + self.world.landmarks[0].shape.radius
-        eats = _distances(self._stack(self.agents, "pos"), self.extra["food"]) < reach  # [B, N, M]
+        eats = distances(self._stack(self.agents, "pos"), self.extra["food"]) < reach  # [B, N, M]
         eats = eats & ~eaten.unsqueeze(1)
         eaters = eats.sum(1)  # [B, M]
         if scenario.share_reward:
@@ -357,17 +366,18 @@ class Dispersion(_View):
 
     def scripted(self, observation: Observation) -> Tensor:
         """The i-th agent to the i-th piece of food, then to the nearest that is left."""
-        left = observation.entity_present
-        far = _distances(observation.position, observation.entity_position)
+        left = given(observation.entity_present)
+        far = distances(given(observation.position), given(observation.entity_position))
         far = far.masked_fill(~left.unsqueeze(1), 1e9)
         mine = torch.arange(self.n_agents, device=left.device).clamp(max=left.shape[1] - 1).expand(len(left), -1)
         goal = torch.where(left.gather(1, mine), mine, far.argmin(-1))
         return self._steer(
-            3.0 * (_rows(observation.entity_position, goal) - observation.position) - 2.0 * observation.own
+            3.0 * (rows_of(given(observation.entity_position), goal) - given(observation.position))
+            - 2.0 * observation.own
         )
 
 
-class Flocking(_View):
+class Flocking(View):
     """Stay close to each other and to a moving target, without touching (VMAS `flocking`).
 
     own [velocity 2, target relative 2]; obstacles and the target are entities [is obstacle, is target, velocity 2].
@@ -412,8 +422,8 @@ class Flocking(_View):
         the target first [B, N + 1, N + 1]."""
         scenario = self.scenario
         position = self._stack(self.world.agents, "pos")
-        distance = _distances(position, position)
-        off = (distance - scenario.desired_distance).square() * _others(self.n_agents + 1, distance.device)
+        distance = distances(position, position)
+        off = (distance - scenario.desired_distance).square() * others(self.n_agents + 1, distance.device)
         return (off.sum(-1) / self.n_agents * scenario.dist_shaping_factor)[:, 1:], distance
 
     def _own(self) -> Tensor:
@@ -436,7 +446,7 @@ class Flocking(_View):
         scatter, distance = self._scatter()
         radius = self._radii(distance)
         touching = distance - radius.unsqueeze(-1) - radius <= scenario.min_collision_distance
-        touching = touching & _others(self.n_agents + 1, distance.device)
+        touching = touching & others(self.n_agents + 1, distance.device)
         touches = touching.sum(-1)[:, 1:].to(distance)
         reward = touches * scenario.collision_reward + (self.extra["scatter"] - scatter)
         self.extra["scatter"] = scatter
@@ -449,198 +459,7 @@ class Flocking(_View):
     def scripted(self, observation: Observation) -> Tensor:
         """After the target, pushed off by those who are close."""
         return self._steer(
-            3.0 * observation.own[..., 2:4] - 2.0 * observation.own[..., :2] + _push(observation.position, 0.2)
+            3.0 * observation.own[..., 2:4]
+            - 2.0 * observation.own[..., :2]
+            + push_off(given(observation.position), 0.2)
         )
-
-
-class Transport(_View):
-    """Push packages too heavy for one onto a goal (VMAS `transport`).
-
-    own [velocity 2, of the nearest package that is not there yet: relative position 2, its way to the goal 2, velocity
-    2, whether it is there 1]; packages are entities [way to the goal 2, velocity 2, whether it is there 1]. Success: the
-    share of packages on the goal at the last step; an episode ends when all are. At fixed density there is one package
-    for every 4 agents, rounded; otherwise one.
-    """
-
-    own_n_agents: ClassVar[int | None] = 4
-    metrics: ClassVar[dict[str, Reduction]] = {"success": "last"}
-
-    def __init__(
-        self,
-        n_agents: int | None = None,
-        num_envs: int = 32,
-        device: str | torch.device = "cpu",
-        seed: int = 0,
-        continuous: bool | str = "auto",
-        density: str = "fixed",
-        max_steps: int | None = 500,
-        n_packages: int | None = None,
-        **options: Any,
-    ) -> None:
-        self._n_packages = n_packages
-        super().__init__(
-            "transport", n_agents, num_envs, device, seed, continuous, density, max_steps, "team", **options
-        )
-
-    def _arguments(self) -> dict[str, Any]:
-        n_packages = max(1, round(self._side**2)) if self._n_packages is None else self._n_packages
-        # Packages and goal keep this far from every agent; few places are left where agents take e^6 times the room.
-        length, width = (self._options.get(f"package_{what}", 0.15) for what in ("length", "width"))
-        spacing = math.hypot(length, width) / 2 + 0.16
-        if (self.n_agents + n_packages) * math.pi * spacing**2 > 6 * (2 * self._side) ** 2:
-            raise ValueError(
-                f"expected an arena with free places {spacing:.2f} away from all of {self.n_agents} agents for "
-                f"{n_packages} packages on a side of {2 * self._side:g} (got density={self._density})"
-            )
-        return {"n_packages": n_packages}
-
-    def _prepare(self) -> None:
-        scenario, world = self.scenario, self.world
-        margin = 2 * scenario.agent_radius + max(scenario.package_length, scenario.package_width)
-        scenario.world_semidim = self._side
-        world._x_semidim = world._y_semidim = self._side + margin
-
-    def _packages(self) -> tuple[Tensor, Tensor]:
-        """What is to know of each package [B, M, 5], and where it is [B, M, 2]."""
-        packages = self.scenario.packages
-        position = self._stack(packages, "pos")
-        there = torch.stack([package.on_goal for package in packages], dim=1).unsqueeze(-1)
-        way = packages[0].goal.state.pos.unsqueeze(1) - position
-        return torch.cat([way, self._stack(packages, "vel"), there.to(way)], dim=-1), position
-
-    def _own(self) -> Tensor:
-        features, package = self._packages()
-        position = self._stack(self.agents, "pos")
-        far = _distances(position, package) + 1e6 * features[:, None, :, -1]
-        nearest = far.argmin(-1)
-        relative = _rows(package, nearest) - position
-        return torch.cat([self._stack(self.agents, "vel"), relative, _rows(features, nearest)], dim=-1)
-
-    def _entities(self) -> tuple[Tensor, Tensor, Tensor]:
-        features, position = self._packages()
-        return features, position, torch.ones_like(position[..., 0], dtype=torch.bool)
-
-    def _judge(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        reward = self.scenario.reward(self.agents[0])  # the team's: the same for all
-        there = torch.stack([package.on_goal for package in self.scenario.packages], dim=1)
-        return _shared(reward, self.n_agents), self.scenario.done(), {"success": there.float().mean(-1)}
-
-    def scripted(self, observation: Observation) -> Tensor:
-        """Around the package to its far side, then push it along its way."""
-        velocity, package, way = observation.own[..., :2], observation.own[..., 2:4], observation.own[..., 4:6]
-        ahead = way / torch.linalg.vector_norm(way, dim=-1, keepdim=True).clamp(min=1e-6)
-        aside = torch.stack([-ahead[..., 1], ahead[..., 0]], dim=-1)
-        along = (package * ahead).sum(-1, keepdim=True)  # how far behind the package
-        off = -(package * aside).sum(-1, keepdim=True)  # how far beside its way
-        side = torch.where(off >= 0, 1.0, -1.0)
-        around = package - 0.2 * ahead + 0.2 * side * aside
-        behind = (along > 0.05) & (off.abs() < 0.1)
-        return self._steer(torch.where(behind, 4.0 * package, 4.0 * around - velocity))
-
-
-def _shared(reward: Tensor, n_agents: int) -> Tensor:
-    """A team's reward [B] for each agent, [B, N]."""
-    return reward.unsqueeze(-1).repeat(1, n_agents)
-
-
-class Balance(_View):
-    """Carry a package on a line to a goal, against gravity (VMAS `balance`).
-
-    own [velocity 2, package relative 2, line relative 2, package's way to the goal 2, package's velocity 2, line's
-    velocity 2, line's turning 1, line's angle 1]; package and goal are entities [is package, is goal, velocity 2].
-    Success: the package is on the goal at the last step; falling ends an episode too. At fixed density the line and what
-    it weighs, the package's weight and the floor grow in proportion to the team, so that each agent keeps its place
-    under the line and its load; the package's way to the goal stays, and so does the time limit.
-    """
-
-    own_n_agents: ClassVar[int | None] = 3
-    metrics: ClassVar[dict[str, Reduction]] = {"success": "last"}
-
-    def __init__(
-        self,
-        n_agents: int | None = None,
-        num_envs: int = 32,
-        device: str | torch.device = "cpu",
-        seed: int = 0,
-        continuous: bool | str = "auto",
-        density: str = "fixed",
-        max_steps: int | None = 100,
-        **options: Any,
-    ) -> None:
-        super().__init__("balance", n_agents, num_envs, device, seed, continuous, density, max_steps, "team", **options)
-
-    @property
-    def _side(self) -> float:
-        return self.n_agents / 3 if self._density == "fixed" else 1.0
-
-    @property
-    def _stretch(self) -> float:
-        return 1.0
-
-    def _world_in_words(self) -> str:
-        if self._density == "arena":
-            return "under the line meant for 3, whatever the team's size"
-        return f"at fixed density, line and load {self._side:.2f} times those of 3 agents"
-
-    def _arguments(self) -> dict[str, Any]:
-        if self.n_agents < 2:
-            raise ValueError(f"expected at least 2 agents to carry a line (got n_agents={self.n_agents})")
-        if 0.77 * self._side / (self.n_agents - 1) < 0.06:
-            raise ValueError(
-                f"expected at most 13 agents under a line of 0.8 (got n_agents={self.n_agents}, density=arena)"
-            )
-        return {}
-
-    def _prepare(self) -> None:
-        scenario = self.scenario
-        scenario.line.shape._length *= self._side
-        scenario.line.mass *= self._side
-        scenario.package.mass *= self._side
-        scenario.floor.shape._length *= max(1.0, self._side)
-
-    def _restart(self) -> None:
-        super()._restart()
-        scenario = self.scenario
-        middle = scenario.line.state.pos[:, :1]
-        before = scenario.package.state.pos
-        for body in [*self.agents, scenario.package]:
-            x, y = body.state.pos.split(1, dim=-1)
-            body.state.pos = torch.cat([middle + (x - middle) * self._side, y], dim=-1)
-        scenario.package.goal.state.pos = scenario.package.goal.state.pos + (scenario.package.state.pos - before)
-
-    def _own(self) -> Tensor:
-        scenario, position = self.scenario, self._stack(self.agents, "pos")
-        package, line, goal = scenario.package.state, scenario.line.state, scenario.package.goal.state
-        common = [goal.pos - package.pos, package.vel, line.vel, line.ang_vel, line.rot % torch.pi]
-        return torch.cat(
-            [
-                self._stack(self.agents, "vel"),
-                package.pos.unsqueeze(1) - position,
-                line.pos.unsqueeze(1) - position,
-                torch.cat(common, dim=-1).unsqueeze(1).expand(-1, self.n_agents, -1),
-            ],
-            dim=-1,
-        )
-
-    def _entities(self) -> tuple[Tensor, Tensor, Tensor]:
-        bodies = [self.scenario.package, self.scenario.package.goal]
-        position = self._stack(bodies, "pos")
-        kind = torch.eye(2, device=position.device).expand(len(position), -1, -1)
-        features = torch.cat([kind, self._stack(bodies, "vel")], dim=-1)
-        return features, position, torch.ones_like(position[..., 0], dtype=torch.bool)
-
-    def _judge(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        scenario = self.scenario
-        reward = scenario.reward(self.agents[0])  # the team's: the same for all
-        there = self.world.is_overlapping(scenario.package, scenario.package.goal)
-        done = scenario.on_the_ground | there
-        return _shared(reward, self.n_agents), done, {"success": there.float()}
-
-    def scripted(self, observation: Observation) -> Tensor:
-        """Lift where the line hangs low, lean towards the goal."""
-        own = observation.own
-        velocity, package, line, way, turn = own[..., :2], own[..., 2:4], own[..., 4:6], own[..., 6:8], own[..., 12:13]
-        tilt = torch.sin(2 * own[..., 13:14]) / 2
-        lift = (0.4 + 2.0 * way[..., 1:] + line[..., :1] * (2.0 * tilt + turn) - velocity[..., 1:]).clamp(0, 1)
-        lean = 0.2 * way[..., :1] - velocity[..., :1] + 0.0 * package[..., :1]
-        return self._steer(torch.cat([lean, lift], dim=-1))

@@ -80,6 +80,10 @@ class QLearner(Learner):
             if not 0 <= share <= 1:
                 raise ValueError(f"expected {name} between 0 and 1 (got {share})")
         self.agent = Agent(body(), partial(head, spec))
+        if drift and not self.agent.body.attends(spec):
+            raise ValueError(
+                f"expected an encoder with attention for drift={drift} (got one without); set algo.drift=0"
+            )
         self.mixer = mixer(dim=self.agent.body.out_dim)
         self.target_agent = copy.deepcopy(self.agent).requires_grad_(False)
         self.target_mixer = copy.deepcopy(self.mixer).requires_grad_(False)

@@ -1,12 +1,12 @@
 """Multi-head dot-product attention over a graph, computed in three ways that mean the same.
 
-`few_attention` streams over all pairs with the batch innermost (small teams), `many_attention` multiplies matrices per
-head (dense graphs of large teams), `list_attention` gathers neighbour lists (sparse graphs of large teams). The logit of a
-pair is q . (k + U e) / sqrt(d_head) and its value v + V e, e being the pair's features: U e and V e are never formed,
-since q . U e = (q U) . e and sum a V e = V sum a e. Callers pass `edge_q` = q U and get `edge_mean` = sum a e.
+`few_attention` streams over all pairs with the batch innermost (small teams), `many_attention` multiplies matrices
+per head (dense graphs of large teams), `list_attention` gathers neighbour lists (sparse graphs of large teams). A pair's
+logit is q . (k + U e) / sqrt(d_head) and its value v + V e, e being the pair's features: U e and V e are never
+formed, since q . U e = (q U) . e and sum a V e = V sum a e. Callers pass `edge_q` = q U and get `edge_mean` = sum a e.
 
-`cap` is the highest number of the logits' type where a sender is heard and the lowest where it is not: logits are cut to
-it.
+`cap` is the highest number of the logits' type where a sender is heard and the lowest where it is not; logits are cut
+to it.
 Symbols: N receivers, S senders, B batch, R = B x N, H heads, d = D / H, K slots, E edge features.
 """
 
@@ -35,22 +35,23 @@ def caps(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """a [N, 1, H, d, B] and b [1 | N, S, 1 | H, d, B] -> [N, S, H, B], summed over d."""
-    shape = torch.broadcast_shapes(a.shape, b.shape)
-    if shape.numel() <= SMALL:
+    if a.numel() * b.shape[1] <= SMALL:
         return (a * b).sum(3)
-    total = a.new_zeros(*shape[:3], shape[4])
-    for left, right in zip(a.unbind(3), b.unbind(3), strict=True):
+    (left, *lefts), (right, *rights) = a.unbind(3), b.unbind(3)
+    total = left * right
+    for left, right in zip(lefts, rights, strict=True):
         total.addcmul_(left, right)
     return total
 
 
-def _mix(weights: Tensor, values: Tensor) -> Tensor:
+def _mix(weights: Tensor, values: Tensor, out: Tensor | None = None) -> Tensor:
     """weights [N, S, H, B] and values [1 | N, S, 1 | H, d, B] -> [N, H, d, B], summed over S."""
+    weights = weights.unsqueeze(3)
     if weights.numel() * values.shape[3] <= SMALL:
-        return (weights.unsqueeze(3) * values).sum(1)
-    n, _, heads, batch = weights.shape
-    total = weights.new_zeros(n, heads, values.shape[3], batch)
-    for weight, value in zip(weights.unsqueeze(3).unbind(1), values.unbind(1), strict=True):
+        return torch.sum(weights * values, 1, out=out)
+    (weight, *others), (value, *rest) = weights.unbind(1), values.unbind(1)
+    total = torch.mul(weight, value, out=out)
+    for weight, value in zip(others, rest, strict=True):
         total.addcmul_(weight, value)
     return total
 
@@ -70,45 +71,48 @@ def _edge_backward(grad: Tensor, edge_q: Tensor, weights: Tensor, g_mean: Tensor
 class _FewAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, edge_q: Tensor | None, edge: Tensor | None, cap: Tensor
+        ctx: Any, q: Tensor, kv: Tensor, edge_q: Tensor | None, edge: Tensor | None, cap: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        logits = _dot(q.unsqueeze(1), k.unsqueeze(0))
+        k, v = kv.unsqueeze(0).unbind(2)
+        logits = _dot(q.unsqueeze(1), k)
         if edge_q is not None and edge is not None:
             logits += _dot(edge_q.unsqueeze(1), edge.unsqueeze(2))
         logits *= q.shape[2] ** -0.5
         weights = torch.minimum(logits, cap, out=logits).softmax(1)
-        ctx.save_for_backward(q, k, v, edge_q, edge, weights)
+        ctx.save_for_backward(q, kv, edge_q, edge, weights)
         ctx.set_materialize_grads(False)
         edge_mean = None if edge is None else _mix(weights, edge.unsqueeze(2))
-        return _mix(weights, v.unsqueeze(0)), edge_mean, weights
+        return _mix(weights, v), edge_mean, weights
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor | None, g_mean: Tensor | None, g_weights: Tensor | None) -> tuple[Any, ...]:
-        q, k, v, edge_q, edge, weights = ctx.saved_tensors
+        q, kv, edge_q, edge, weights = ctx.saved_tensors
+        k, v = kv.unsqueeze(0).unbind(2)
         g = torch.zeros_like(q) if g is None else g
-        grad = _dot(g.unsqueeze(1), v.unsqueeze(0))
+        grad = _dot(g.unsqueeze(1), v)
         if g_mean is not None:
             grad += _dot(g_mean.unsqueeze(1), edge.unsqueeze(2))
         if g_weights is not None:
             grad += g_weights
         grad = _softmax_backward(grad, weights, 1).mul_(q.shape[2] ** -0.5)
-        grad_q, grad_k = _mix(grad, k.unsqueeze(0)), _mix(grad.transpose(0, 1), q.unsqueeze(0))
-        grad_v = _mix(weights.transpose(0, 1), g.unsqueeze(0))
+        grad_q, grad_kv = _mix(grad, k), torch.empty_like(kv)
+        _mix(grad.transpose(0, 1), q.unsqueeze(0), out=grad_kv[:, 0])
+        _mix(weights.transpose(0, 1), g.unsqueeze(0), out=grad_kv[:, 1])
         grad_edge_q = None if edge is None else _mix(grad, edge.unsqueeze(2))
-        grad_edge = _edge_backward(grad, edge_q, weights, g_mean) if ctx.needs_input_grad[4] else None
-        return grad_q, grad_k, grad_v, grad_edge_q, grad_edge, None
+        grad_edge = _edge_backward(grad, edge_q, weights, g_mean) if ctx.needs_input_grad[3] else None
+        return grad_q, grad_kv, grad_edge_q, grad_edge, None
 
 
 def few_attention(
-    q: Tensor, k: Tensor, v: Tensor, edge_q: Tensor | None, edge: Tensor | None, cap: Tensor
+    q: Tensor, kv: Tensor, edge_q: Tensor | None, edge: Tensor | None, cap: Tensor
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Attention over all pairs, batch innermost: every pass streams over contiguous memory.
 
-    q [N, H, d, B], k and v [S, H, d, B], edge_q [N, H, E, B] with edge [N, S, E, B] or both None, cap [N, S, 1, B]
+    q [N, H, d, B], keys and values kv [S, 2, H, d, B], edge_q [N, H, E, B] with edge [N, S, E, B] or both None, cap [N, S, 1, B]
     -> out [N, H, d, B], edge_mean [N, H, E, B] or None, weights [N, S, H, B]. Differentiable once.
     """
-    return _FewAttention.apply(q, k, v, edge_q, edge, cap)  # type: ignore[no-any-return, no-untyped-call]
+    return _FewAttention.apply(q, kv, edge_q, edge, cap)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def many_attention(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gcoord.graph import AgentGraph
 from gcoord.models.kernels import RelationKernel
-from gcoord.models.messages import heard
+from gcoord.models.messages import heard, read
 from gcoord.models.senses import mlp, orthogonal, sense
 
 
@@ -65,7 +65,7 @@ class GraphEncoder(nn.Module):
         self, own: Tensor, graph: AgentGraph, entities: Tensor | None = None, return_attention: bool = False
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         alive, present = _split(graph)
-        x = _living(self.sense(_living(own, alive, self.sense.rank)), alive)
+        x = _living(self.sense(_living(own, alive)), alive)
         entities = _check_entities(entities, graph, self.entity_dim)
         others = None
         if self.sense_entity is not None and entities is not None:
@@ -88,8 +88,8 @@ class MLPEncoder(nn.Module):
 
     It sees what its agent senses, and of the `slots` nearest agents and `entity_slots` nearest entities that it hears
     their own features, the edge's features and whether there is one. Nearest is by the last edge feature; agents at
-    exactly the same distance are taken in the order of their slots. Without edge features nothing tells neighbours apart,
-    and it sees the mean over those it hears. Images are sensed first. Nothing passes further than one hop.
+    exactly the same distance are taken in the order of their slots. Without edge features nothing tells neighbours
+    apart, and it sees the mean over those it hears. Images are sensed first. Nothing passes further than one hop.
 
     Arguments as in `GraphEncoder`, and:
         slots: neighbours seen.
@@ -117,7 +117,6 @@ class MLPEncoder(nn.Module):
         self.out_dim = dim
         shape = (own_dim,) if isinstance(own_dim, int) else tuple(own_dim)
         self.sense = sense(shape, dim) if len(shape) == 3 else None
-        self.rank = len(shape)
         width = dim if self.sense is not None else shape[0]
         total = width + self.slots * (width + edge_dim + 1)
         if entity_dim:
@@ -130,7 +129,7 @@ class MLPEncoder(nn.Module):
         self, own: Tensor, graph: AgentGraph, entities: Tensor | None = None, return_attention: bool = False
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         alive, present = _split(graph)
-        x = _living(own, alive, self.rank)
+        x = _living(own, alive)
         x = x if self.sense is None else self.sense(x)
         *batch, n, _ = x.shape
         rows = x.reshape(-1, n, x.shape[-1])
@@ -190,13 +189,13 @@ def _split(graph: AgentGraph) -> tuple[Tensor | None, Tensor | None]:
     return present[..., :n], present[..., n:]
 
 
-def _living(x: Tensor, alive: Tensor | None, rank: int = 1) -> Tensor:
-    """x [*, N, ...] of `rank` feature dimensions, zeros in slots that must not be read."""
-    return x if alive is None else torch.where(alive.view(*alive.shape, *[1] * rank), x, x.new_zeros(()))
+def _living(x: Tensor, alive: Tensor | None) -> Tensor:
+    """x [*, N, ...], zeros in slots that must not be read."""
+    return x if alive is None else read(x, alive)
 
 
 def _check_entities(entities: Tensor | None, graph: AgentGraph, entity_dim: int) -> Tensor | None:
-    """Entities that the graph knows, None where it knows none; raises ValueError where the encoder does not fit them."""
+    """Entities that the graph knows, None where it knows none; raises ValueError where they do not fit the encoder."""
     if not graph.n_entities:
         return None
     if not entity_dim:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -78,19 +78,18 @@ class RelationKernel(Kernel):
         batch, n, _ = x.shape
         # the batch is innermost from here on
         q = _project(self.query, x, self.relu_qkv).view(n, self.heads, -1, batch)
-        kv = _project(self.key_value, senders, self.relu_qkv)
-        k, v = kv.view(senders.shape[1], 2, self.heads, -1, batch).unbind(1)
+        kv = _project(self.key_value, senders, self.relu_qkv).view(senders.shape[1], 2, self.heads, -1, batch)
         cap = caps(graph.mask.permute(1, 2, 0).contiguous(), q.dtype).unsqueeze(2)
         if graph.edge is None:
-            out, _, weights = few_attention(q, k, v, None, None, cap)
+            out, _, weights = few_attention(q, kv, None, None, cap)
         else:
             u, w = self._edge_weights()
             edge = graph.edge.permute(1, 2, 3, 0).to(q.dtype).contiguous()
-            out, edge_mean, weights = few_attention(q, k, v, u.transpose(1, 2) @ q, edge, cap)
-            out = out + w @ edge_mean
+            out, edge_mean, weights = few_attention(q, kv, u.transpose(1, 2) @ q, edge, cap)
+            out = out + torch.matmul(w, cast(Tensor, edge_mean))
         out = out.reshape(n, self.dim, batch).transpose(1, 2)
         out = torch.baddbmm(self.out.bias, out, self.out.weight.t().expand(n, -1, -1))
-        return F.relu(out).transpose(0, 1), weights.permute(3, 2, 0, 1)
+        return out.transpose(0, 1), weights.permute(3, 2, 0, 1)
 
     def _many(self, x: Tensor, senders: Tensor, graph: Heard, weigh: bool) -> tuple[Tensor, Tensor | None]:
         batch, n, _ = x.shape
@@ -102,9 +101,8 @@ class RelationKernel(Kernel):
         else:
             u, w = self._edge_weights()
             out, edge_mean, weights = many_attention(q, k, v, q @ u, graph.edge.to(q.dtype), cap, weigh)
-            out = out + edge_mean @ w.transpose(1, 2)
-        out = self.out(out.transpose(1, 2).reshape(batch, n, self.dim))
-        return F.relu(out), weights if weigh else None
+            out = out + torch.matmul(cast(Tensor, edge_mean), w.transpose(1, 2))
+        return self.out(out.transpose(1, 2).reshape(batch, n, self.dim)), weights if weigh else None
 
     def _list(self, x: Tensor, senders: Tensor, graph: Heard, weigh: bool) -> tuple[Tensor, Tensor | None]:
         batch, n, _ = x.shape
@@ -120,8 +118,8 @@ class RelationKernel(Kernel):
             edge = graph.edge.view(-1, slots, self.edge_dim).permute(1, 2, 0).to(q.dtype).contiguous()
             edge_q = u.transpose(1, 2) @ q.view(-1, self.heads, u.shape[1]).permute(1, 2, 0)
             out, edge_mean, weights = list_attention(q, kv, edge_q, edge, cap, index, self.heads)
-            out = out + (w @ edge_mean).permute(2, 0, 1).reshape(-1, self.dim)
-        out = F.relu(self.out(out)).view(batch, n, self.dim)
+            out = out + torch.matmul(w, cast(Tensor, edge_mean)).permute(2, 0, 1).reshape(-1, self.dim)
+        out = self.out(out).view(batch, n, self.dim)
         return out, weights.view(slots, self.heads, batch, n).permute(2, 1, 3, 0) if weigh else None
 
     def _qkv(self, linear: nn.Linear, x: Tensor) -> Tensor:
@@ -175,7 +173,7 @@ class MeanKernel(Kernel):
             total = (share.unsqueeze(-1) * graph.gather(value)).sum(2)
         if self.edge is not None and graph.edge is not None:
             total = total + self.edge((share.unsqueeze(-1) * graph.edge).sum(2))
-        return F.relu(self.out(total)), uniform.unsqueeze(1) if weigh else None
+        return self.out(total), uniform.unsqueeze(1) if weigh else None
 
 
 def _uniform(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -225,7 +223,7 @@ class AdditiveKernel(Kernel):
             out = (weights @ near.squeeze(1).transpose(1, 2)).transpose(1, 2)
         else:
             out = torch.einsum("bhnl,bnlhd->bnhd", weights, near)
-        return F.relu(out.flatten(-2) + self.bias), weights if weigh else None
+        return out.flatten(-2) + self.bias, weights if weigh else None
 
 
 class EdgeKernel(Kernel):
@@ -267,7 +265,7 @@ class EdgeKernel(Kernel):
         else:
             share = uniform if self.aggregation == "mean" else graph.mask.to(message.dtype)
             out = (share.unsqueeze(-1) * message).sum(2)
-        return F.relu(out), uniform.unsqueeze(1) if weigh else None
+        return out, uniform.unsqueeze(1) if weigh else None
 
 
 class ConvKernel(Kernel):
@@ -322,5 +320,5 @@ class ConvKernel(Kernel):
         edge_index = torch.stack([start + first + sender, start + receiver])
         extra = (graph.edge[team, receiver, slot],) if self.takes_edge and graph.edge is not None else ()
         out = self.conv(nodes.reshape(-1, nodes.shape[-1]), edge_index, *extra)
-        out = F.relu(out.view(batch, nodes.shape[1], self.dim)[:, :n])
+        out = out.view(batch, nodes.shape[1], self.dim)[:, :n]
         return out, _uniform(graph.mask, out.dtype).unsqueeze(1) if weigh else None

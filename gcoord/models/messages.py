@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -85,6 +86,45 @@ def heard(mask: Tensor, index: Tensor | None, edge: Tensor | None, self_loop: bo
     return Heard(mask, index, edge, self_loop)
 
 
+class _Read(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, present: Tensor) -> Tensor:
+        ctx.save_for_backward(present)
+        integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
+        return (x.view(integer) & present.to(integer).neg_()).view(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        (present,) = ctx.saved_tensors
+        return g * present, None
+
+
+def read(x: Tensor, present: Tensor) -> Tensor:
+    """x [*, S, ...] where present [*, S], zeros elsewhere: whatever stands there, NaN included, leaves no trace.
+
+    Does what `torch.where` does, through the bits: on CPUs several times as fast.
+    """
+    present = present.view(*present.shape, *[1] * (x.ndim - present.ndim))
+    if not x.is_floating_point():
+        return torch.where(present, x, x.new_zeros(()))
+    return _Read.apply(x, present)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Finish(torch.autograd.Function):
+    """relu(x receives), of which only the result is kept; receives [B, N, 1] of zeros and ones."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, receives: Tensor) -> Tensor:
+        out = (x * receives).relu_()
+        ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        (out,) = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward(g, out, 0), None
+
+
 class Kernel(nn.Module):
     """One round of messages; a subclass says how they are weighed in `aggregate`.
 
@@ -119,7 +159,8 @@ class Kernel(nn.Module):
         self.sender_dim = self.in_dim if sender_dim is None else sender_dim
 
     def aggregate(self, x: Tensor, senders: Tensor, graph: Heard, weigh: bool) -> tuple[Tensor, Tensor | None]:
-        """x [B, N, in_dim], senders [B, S, sender_dim] -> [B, N, dim] and, if `weigh`, weights [B, H, N, L]."""
+        """x [B, N, in_dim], senders [B, S, sender_dim] -> features before ReLU [B, N, dim] and, if `weigh`, weights
+        [B, H, N, L]."""
         raise NotImplementedError
 
     def forward(
@@ -141,8 +182,8 @@ class Kernel(nn.Module):
             hears = mask.any(-1, keepdim=True)
             receives = hears if receives is None else receives & hears
         if receives is not None:
-            out = torch.where(receives, out, out.new_zeros(()))
-        out = out.reshape(*batch, n, self.dim)
+            receives = receives.to(out.dtype)
+        out = (F.relu(out) if receives is None else _Finish.apply(out, receives)).reshape(*batch, n, self.dim)
         if weights is None:
             return out
         weights = slots.slots(weights)
@@ -176,6 +217,4 @@ def check_heads(dim: int, heads: int) -> None:
 
 def _rows(x: Tensor, present: Tensor | None) -> Tensor:
     """x [*, S, D] as [B, S, D], zeros where it must not be read."""
-    if present is not None:
-        x = torch.where(present.unsqueeze(-1), x, x.new_zeros(()))
-    return x.reshape(-1, *x.shape[-2:])
+    return (x if present is None else read(x, present)).reshape(-1, *x.shape[-2:])
