@@ -6,6 +6,7 @@ summary.json. Nothing is written before everything is built.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import random
 import time
@@ -184,6 +185,9 @@ def build(cfg: DictConfig) -> Run:
             raise ValueError(f"expected {name} to be a positive whole number (got {cfg[name]!r})")
     if not isinstance(cfg.seed, int) or cfg.seed < 0:
         raise ValueError(f"expected seed to be a whole number from 0 on (got {cfg.seed!r})")
+    for name in ("tensorboard", "wandb", "mlflow"):
+        if cfg.log[name] and importlib.util.find_spec(name) is None:
+            raise ValueError(f"expected {name} to be installed for log.{name}=true (got none): pip install {name}")
     device = pick_device(cfg.device)
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
