@@ -1,0 +1,123 @@
+"""What the VMAS adapter has to know about a scenario: its class, its agents' actions, what they observe."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import random
+from types import ModuleType
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from gcoord.spec import Action, Continuous, Discrete
+
+
+class UnknownArgument(ValueError):
+    """A scenario was given an argument it does not have."""
+
+
+class Drive:
+    """How one agent's action reaches the simulator: range, multiplier and noise; numbered actions through a table."""
+
+    def __init__(self, agent: Any, dim_c: int, continuous: bool) -> None:
+        self.agent = agent
+        self.words = 0 if agent.silent else dim_c
+        self.size = agent.action.action_size
+        self.noise = agent.action.u_noise
+        reach = agent.action.u_range_tensor
+        self.multiplier = agent.action.u_multiplier_tensor
+        self.table: Tensor | None = None
+        self.space: Action
+        if continuous:
+            bound = tuple(reach.tolist())
+            self.space = Continuous(tuple(-b for b in bound) + (0.0,) * self.words, bound + (1.0,) * self.words)
+            return
+        sizes = [*agent.discrete_action_nvec, *([self.words] if self.words else [])]
+        self.space = Discrete(math.prod(sizes))
+        digits = torch.cartesian_prod(*[torch.arange(size, device=reach.device) for size in sizes])
+        digits = digits.view(-1, len(sizes))  # [A, components]
+        self.word = digits[:, -1] if self.words else None
+        columns = []
+        for place, size in enumerate(agent.discrete_action_nvec):
+            digit = digits[:, place]
+            if size % 2:  # action 0 stays: it changes places with the middle of the range
+                digit = torch.where(digit == 0, size // 2, torch.where(digit <= size // 2, digit - 1, digit))
+            columns.append((digit / (size - 1)) * (2 * reach[place]) - reach[place])
+        self.table = torch.stack(columns, dim=-1)  # [A, components]
+
+    def __call__(self, action: Tensor) -> None:
+        """action [B] long or [B, A] float, within range."""
+        agent = self.agent
+        u = action[:, : self.size] if self.table is None else self.table[action]
+        u = u * self.multiplier
+        if self.noise > 0:
+            u = u + torch.randn_like(u) * self.noise
+        agent.action.u = u
+        if self.words:
+            if self.table is None:
+                c = action[:, self.size : self.size + self.words]
+            else:
+                c = torch.nn.functional.one_hot(cast(Tensor, self.word)[action], self.words).to(u)
+            agent.action.c = c + torch.randn_like(c) * agent.c_noise if agent.c_noise > 0 else c
+
+
+def check_arguments(
+    n_agents: int | None,
+    num_envs: int,
+    device: torch.device,
+    continuous: bool | str,
+    density: str,
+    max_steps: int | None,
+) -> None:
+    for name, value in (("n_agents", n_agents), ("num_envs", num_envs), ("max_steps", max_steps)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"expected {name} to be a positive whole number (got {value!r})")
+    if continuous not in ("auto", True, False):
+        raise ValueError(f"expected continuous to be auto, true or false (got {continuous!r})")
+    if density not in ("fixed", "arena"):
+        raise ValueError(f"expected density to be fixed or arena (got {density!r})")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"expected a device that is there (got {device})")
+
+
+def scenario_class(scenario: str) -> Any:
+    """A scenario's class by its name in the package, or by package.module:Class."""
+    try:
+        vmas = importlib.import_module("vmas")
+    except ModuleNotFoundError as error:
+        if error.name != "vmas":
+            raise
+        raise ImportError(f"vmas/{scenario} needs the vmas extra: pip install 'gcoord[vmas]'") from error
+    module, _, name = scenario.rpartition(":")
+    if module:
+        return getattr(importlib.import_module(module), name)
+    known = sorted([*vmas.scenarios, *vmas.mpe_scenarios, *vmas.debug_scenarios])
+    if scenario not in known:
+        raise ValueError(f"expected a VMAS scenario among {', '.join(known)} (got {scenario!r})")
+    return importlib.import_module("vmas.scenarios").load(f"{scenario}.py").Scenario
+
+
+def draws_elsewhere(scenario: Any) -> bool:
+    """Whether a scenario's code may draw from Python's or NumPy's random streams."""
+    for base in scenario.__mro__[:-1]:
+        if base.__module__.startswith("vmas.simulator") or base.__module__ == "abc":
+            continue
+        reset = base.__dict__.get("reset_world_at") or base.__dict__.get("make_world")
+        names = {} if reset is None else reset.__globals__
+        if reset is None or any(_is_random(value) for value in names.values()):
+            return True
+    return False
+
+
+def _is_random(value: Any) -> bool:
+    if isinstance(value, ModuleType):
+        return value is random or value.__name__.partition(".")[0] == "numpy"
+    return getattr(value, "__module__", None) in ("random", "numpy.random")
+
+
+def flat(observation: Tensor | dict[str, Tensor]) -> Tensor:
+    if isinstance(observation, Tensor):
+        return observation.flatten(1)
+    return torch.cat([flat(part) for part in observation.values()], dim=-1)
