@@ -13,7 +13,11 @@ import torch
 from tensordict import TensorClass
 from torch import Tensor
 
-from gcoord.neighbours import edge_hash, nearest, squared_between, within_kth
+from gcoord.edges import geometry
+from gcoord.neighbours import edge_hash, nearest
+from gcoord.planes import Planes, audible, squared_between, within_kth
+
+__all__ = ["AgentGraph", "Complete", "Given", "Lossy", "Nearest", "Radius", "Topology", "geometry"]
 
 Ties = Literal["admit", "key"]
 
@@ -170,8 +174,8 @@ class Complete:
         key: Tensor | None = None,
     ) -> AgentGraph:
         present = _present(alive, entity_present, entity_position, hears)
-        planes = _Planes(alive.shape[:-1], present.shape[-1])
-        return _graph(alive, present, planes.back(_audible(planes(alive), planes(present))))
+        planes = Planes(alive.shape[:-1], present.shape[-1])
+        return _graph(alive, present, planes.back(audible(planes(alive), planes(present))))
 
 
 @dataclass(frozen=True)
@@ -190,11 +194,11 @@ class Given:
         if hears is None:
             raise ValueError("expected `hears` [*, N, N + M] from the world for topology Given (got None)")
         present = _present(alive, entity_present, entity_position, hears)
-        planes = _Planes(alive.shape[:-1], present.shape[-1])
-        audible = planes.back(_audible(planes(alive), planes(present)))
-        if hears.shape != audible.shape:
-            raise ValueError(f"expected `hears` of shape {tuple(audible.shape)} (got {tuple(hears.shape)})")
-        return _graph(alive, present, audible & hears)
+        planes = Planes(alive.shape[:-1], present.shape[-1])
+        heard = planes.back(audible(planes(alive), planes(present)))
+        if hears.shape != heard.shape:
+            raise ValueError(f"expected `hears` of shape {tuple(heard.shape)} (got {tuple(hears.shape)})")
+        return _graph(alive, present, heard & hears)
 
 
 @dataclass(frozen=True)
@@ -239,8 +243,8 @@ class Nearest:
         key = _tie_key("Nearest", self.ties, key)
         if n_senders > self.dense_up_to:
             return _lists(alive, present, position, entity_position, key, (self.k, entity_k), None, self.cells_from)
-        planes = _Planes(alive.shape[:-1], n_senders)
-        mask = _audible(planes(alive), planes(present))
+        planes = Planes(alive.shape[:-1], n_senders)
+        mask = audible(planes(alive), planes(present))
         key = None if key is None else key.reshape(-1)
         if self.k < n_agents - 1 or entity_k < n_senders - n_agents:
             where = planes(position)
@@ -304,10 +308,10 @@ class Radius:
             limits = (self.limit, self.limit if self.entity_limit is None else self.entity_limit)
             return _lists(alive, present, position, entity_position, key, limits, self.r, self.cells_from)
         senders = position if entity_position is None else torch.cat([position, entity_position], -2)
-        planes = _Planes(alive.shape[:-1], present.shape[-1])
+        planes = Planes(alive.shape[:-1], present.shape[-1])
         squared_r = torch.full((), self.r, dtype=position.dtype, device=position.device).square()
         near = squared_between(planes(position), planes(senders)) <= squared_r
-        return _graph(alive, present, planes.back(near.logical_and_(_audible(planes(alive), planes(present)))))
+        return _graph(alive, present, planes.back(near.logical_and_(audible(planes(alive), planes(present)))))
 
 
 @dataclass(frozen=True)
@@ -376,88 +380,6 @@ class Lossy:
         return graph._with(graph.mask & kept, graph.index, graph.edge)
 
 
-def geometry(graph: AgentGraph, position: Tensor, entity_position: Tensor | None = None, length: float = 1.0) -> Tensor:
-    """[*, N, K, P + 1]: sender's position relative to the receiver's, in units of `length`, and its distance.
-
-    Unheard slots are zeros; what stands in dead slots is never read, and gradients are free of NaN, also at distance 0.
-    """
-    if position is None:
-        raise ValueError("expected positions [*, N, P] for the geometry of edges (got None)")
-    if entity_position is None and graph.n_entities:
-        raise ValueError(f"expected positions of {graph.n_entities} entities (got None)")
-    senders = position if entity_position is None else torch.cat([position, entity_position], -2)
-    if graph.present is not None:
-        # What is not there stands at 0, so that a product with the mask is enough: filling by mask is ten times slower.
-        senders = torch.where(graph.present.unsqueeze(-1), senders, 0.0)
-        position = senders[..., : position.shape[-2], :]
-    size = position.shape[-1]
-    heard = senders.unsqueeze(-3)
-    if graph.index is not None:
-        index = graph.index.flatten(-2).unsqueeze(-1).expand(*graph.batch_size, -1, size)
-        heard = senders.gather(-2, index).view(*graph.mask.shape, size)
-    if senders.requires_grad and torch.is_grad_enabled():
-        relative = (heard - position.unsqueeze(-2)) * graph.mask.unsqueeze(-1) / length
-        return torch.cat([relative, torch.linalg.vector_norm(relative, dim=-1, keepdim=True)], -1)
-    planes = _Planes(graph.batch_size, graph.mask.shape[-1])
-    out = planes.empty(position, graph.mask.shape[-2:], size + 1)
-    receivers, heard = planes(position).unsqueeze(1), planes(heard)
-    mask = planes(graph.mask.view(torch.uint8)).to(position.dtype)
-    if length != 1.0:
-        mask = mask / length
-    for p in range(size):
-        part = torch.sub(heard[:, :, p], receivers[:, :, p], out=out[p]).mul_(mask)
-        if p == 0:
-            torch.mul(part, part, out=out[-1])
-        else:
-            out[-1].addcmul_(part, part)
-    # Roots of 0 are slow too; that of the smallest number is a power of 2, so taking it off again leaves an exact 0.
-    tiny = torch.finfo(position.dtype).tiny
-    out[-1].clamp_(min=tiny).sqrt_().sub_(math.sqrt(tiny))
-    return planes.back_stacked(out)
-
-
-class _Planes:
-    """Brings tensors [*, rest] into the order [rest, G] and back.
-
-    For many small teams the batch becomes the innermost dimension in memory too: every operation then runs along it
-    rather than along a handful of agents, several times as fast. Else it is but a view.
-    """
-
-    def __init__(self, batch: torch.Size, n_senders: int) -> None:
-        self.batch = batch
-        self.batch_inside = n_senders <= 32 and batch.numel() >= 8 * n_senders
-
-    def __call__(self, x: Tensor) -> Tensor:
-        rest = x.shape[len(self.batch) :]
-        if not self.batch_inside:
-            return x.reshape(-1, *rest).movedim(0, -1)
-        return x.reshape(-1, rest.numel()).t().contiguous().view(*rest, -1)
-
-    def back(self, x: Tensor) -> Tensor:
-        """[rest, G] -> [*, rest], contiguous."""
-        if not self.batch_inside:
-            return x.movedim(-1, 0).reshape(*self.batch, *x.shape[:-1]).contiguous()
-        return x.reshape(-1, x.shape[-1]).t().contiguous().view(*self.batch, *x.shape[:-1])
-
-    def empty(self, like: Tensor, rest: torch.Size, n: int) -> list[Tensor]:
-        """n tensors [rest, G] in the memory order that `back_stacked` likes best."""
-        n_graphs = self.batch.numel()
-        if self.batch_inside:
-            return list(like.new_empty(*rest, n, n_graphs).unbind(-2))
-        return [like.new_empty(n_graphs, *rest).movedim(0, -1) for _ in range(n)]
-
-    def back_stacked(self, parts: list[Tensor]) -> Tensor:
-        """`empty`'s tensors -> [*, rest, n], contiguous."""
-        if not self.batch_inside:
-            whole = parts[0].new_empty(self.batch.numel(), *parts[0].shape[:-1], len(parts))
-            for i, part in enumerate(parts):
-                whole[..., i] = part.movedim(-1, 0)
-            return whole.view(*self.batch, *whole.shape[1:])
-        base = parts[0]._base
-        assert base is not None
-        return self.back(base)
-
-
 def _graph(alive: Tensor, present: Tensor, mask: Tensor) -> AgentGraph:
     return AgentGraph(
         mask=mask, present=present, n_entities=present.shape[-1] - alive.shape[-1], batch_size=alive.shape[:-1]
@@ -512,13 +434,6 @@ def _present(
             f"(got {tuple(entity_present.shape)} and {tuple(entity_position.shape)})"
         )
     return torch.cat([alive, entity_present], -1)
-
-
-def _audible(alive: Tensor, present: Tensor) -> Tensor:
-    """alive [N, G], present [N + M, G] -> [N, N + M, G] bool: living receivers, present senders, never oneself."""
-    mask = alive.unsqueeze(1) & present.unsqueeze(0)
-    mask.diagonal(dim1=0, dim2=1).fill_(False)
-    return mask
 
 
 def _positions(

@@ -40,7 +40,7 @@ def edge_hash(key: Tensor, receiver: Tensor, sender: Tensor, salt: int = 0) -> T
 
 def squared_distances(receivers: Tensor, senders: Tensor) -> Tensor:
     """receivers [*, R, P], senders [*, S, P] -> [*, R, S]."""
-    return _sum_of_squares(
+    return sum_of_squares(
         b - a
         for a, b in zip(
             receivers.unsqueeze(-2).unbind(-1), senders.movedim(-1, 0).contiguous().unsqueeze(-2), strict=True
@@ -48,46 +48,13 @@ def squared_distances(receivers: Tensor, senders: Tensor) -> Tensor:
     )
 
 
-def squared_between(receivers: Tensor, senders: Tensor) -> Tensor:
-    """The same with the batch last: receivers [R, P, G], senders [S, P, G] -> [R, S, G]."""
-    return _sum_of_squares(b - a for a, b in zip(receivers.unsqueeze(1).unbind(2), senders.unbind(1), strict=True))
-
-
-def _sum_of_squares(differences: Iterable[Tensor]) -> Tensor:
+def sum_of_squares(differences: Iterable[Tensor]) -> Tensor:
     total = None
     for difference in differences:
         squared = difference.mul_(difference)
         total = squared if total is None else total.add_(squared)
     assert total is not None
     return total
-
-
-def within_kth(squared: Tensor, valid: Tensor, k: int, key: Tensor | None, first: int = 0) -> Tensor:
-    """[R, S, G] bool, of the same squared and valid: senders no farther than the k-th valid one (meaningless where not
-    valid). With key [G], exactly k: those at the k-th distance go by a hash of (key, receiver, first + sender)."""
-    squared = torch.where(valid, squared, torch.inf)
-    kth = _kth(squared, k)
-    if key is None:
-        return squared <= kth
-    receiver = torch.arange(squared.shape[0], device=squared.device).view(-1, 1, 1)
-    sender = torch.arange(first, first + squared.shape[1], device=squared.device).view(-1, 1)
-    nearer, tied = squared < kth, squared == kth
-    hashed = torch.where(tied, edge_hash(key, receiver, sender), 2**53)
-    wanted = k - nearer.sum(1, keepdim=True)
-    return nearer | (tied & (hashed <= hashed.sort(dim=1).values.gather(1, wanted - 1)))
-
-
-def _kth(squared: Tensor, k: int) -> Tensor:
-    """[R, S, G] -> [R, 1, G]: the k-th smallest of each row."""
-    n_rows = squared[:, 0].numel()
-    if squared.is_cuda or k > 12 or n_rows < 512 * k or not squared.is_contiguous():
-        return squared.topk(k, dim=1, largest=False).values[:, -1:]
-    # Many short rows: k running minima over whole planes, several times as fast as selecting row by row.
-    least = [torch.full_like(squared[:, 0], torch.inf) for _ in range(k)]
-    for plane in squared.unbind(1):
-        for i in range(k):
-            least[i], plane = torch.minimum(least[i], plane), torch.maximum(least[i], plane)
-    return least[-1].unsqueeze(1)
 
 
 class Neighbours(NamedTuple):
