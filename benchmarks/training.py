@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import statistics
@@ -39,7 +40,7 @@ def ours(seed: int, frames: int, threads: int, device: str, model: str) -> dict[
         with open(run / "metrics.csv", newline="") as file:
             rows = [(float(row["frames"]), float(row["frames_per_second"])) for row in csv.DictReader(file)]
         test = json.loads((run / "summary.json").read_text())["test"]["4"]
-    counts = [b[0] - a[0] for a, b in zip(rows, rows[1:], strict=False)]
+    counts = [b[0] - a[0] for a, b in itertools.pairwise(rows)]
     seconds = [count / rate for count, (_, rate) in zip(counts, rows[1:], strict=True)]
     return {
         "frames_per_second": sum(counts) / sum(seconds),

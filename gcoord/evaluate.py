@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from gcoord import conf
@@ -17,7 +17,7 @@ from gcoord.scaleup.report import plot, table, write_csv, write_json
 
 
 def evaluate(cfg: DictConfig, job: Job) -> None:
-    """Plays every size, prints the table, and writes results.csv, results.json and scale.png into the run's `scale/`."""
+    """Plays every size, prints the table, writes results.csv, results.json and scale.png into the run's `scale/`."""
     console = Console()
     sweep = make_sweep(cfg, console)
     folder = Path(cfg.out) if cfg.out is not None else sweep.runs[0].folder / "scale"
@@ -51,7 +51,7 @@ def make_sweep(cfg: DictConfig, console: Console) -> Sweep:
         episodes=cfg.episodes,
         num_envs=cfg.num_envs,
         seed=cfg.seed,
-        env={key: value for key, value in OmegaConf.to_container(cfg.env).items() if value is not None},
+        env={key: value for key, value in conf.plain(cfg.env).items() if value is not None},
         device=str(device),
         say=lambda text: console.print(text, highlight=False),
     )

@@ -91,7 +91,7 @@ class Policy:
             expected = (*observation.batch_size, observation.alive.shape[-1])
             if memory is not None and tuple(memory.shape[:-1]) != expected:
                 raise ValueError(
-                    f"expected a batch of {tuple(memory.shape[:-2])} with {memory.shape[-2]} agents, which is remembered "
+                    f"expected a batch of {tuple(memory.shape[:-2])} with {memory.shape[-2]} agents, as remembered "
                     f"(got {expected[:-1]} with {expected[-1]}); call reset(batch_size, n_agents) first"
                 )
         acted = self.agent.act(observation, memory, key=key, greedy=greedy)
@@ -148,7 +148,8 @@ def load(run: str | Path, device: Any = "cpu", trust: Sequence[str] | None = ())
     """The policy of a run folder (or of any folder with policy.safetensors and policy.json).
 
     `trust` names further modules whose parts may be imported, such as `["my_package"]`; only gcoord's own are by
-    default, and any with None. Raises FileNotFoundError or ValueError, in one line, for a missing, foreign, torn or newer policy.
+    default, and any with None. Raises FileNotFoundError or ValueError, in one line, for a missing, foreign, torn or
+    newer policy.
     """
     folder = Path(run)
     texts = {}

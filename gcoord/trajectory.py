@@ -9,6 +9,8 @@ what followed row t.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tensordict import TensorClass, TensorDict
 from torch import Tensor
@@ -127,7 +129,7 @@ def observe(
     alive: Tensor | None = None,
     kind: Tensor | None = None,
     batch_size: torch.Size | None = None,
-    **optional: Tensor | None,
+    **optional: Any,
 ) -> Observation:
     """An Observation with everybody alive and of the first kind unless said otherwise.
 

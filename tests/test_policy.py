@@ -106,7 +106,8 @@ import sys, torch, gcoord
 from gcoord.trajectory import observe
 policy = gcoord.load({str(tmp_path)!r})
 print(policy.act(observe(torch.zeros(9, {env.spec.own[0]}), position=torch.rand(9, {env.spec.position_dim}))).shape)
-bad = [name for name in ("lightning", "hydra", "vmas", "pettingzoo", "gymnasium", "torch_geometric") if name in sys.modules]
+heavy = ("lightning", "hydra", "vmas", "pettingzoo", "gymnasium", "torch_geometric")
+bad = [name for name in heavy if name in sys.modules]
 assert not bad, bad
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -160,7 +161,7 @@ def test_a_newer_format_is_refused(tmp_path):
 
 
 def test_parts_from_elsewhere_need_trust(tmp_path):
-    agent, env = saved(tmp_path)
+    saved(tmp_path)
     description = json.loads((tmp_path / "policy.json").read_text())
     description["parts"]["head"] = {"_target_": "os.system", "_partial_": True}
     (tmp_path / "policy.json").write_text(json.dumps(description))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from gcoord.envs.team import TeamEnv
 from gcoord.models.agent import Agent
-from gcoord.spec import TeamSpec
+from gcoord.spec import Continuous, TeamSpec
 from gcoord.trajectory import Observation, Outcome, Step, Trajectory, learns
 
 
@@ -164,7 +164,7 @@ class Collector:
             seen = following
         self.seen = seen
         trajectory = Trajectory(
-            steps=torch.stack(rows),
+            steps=cast(Step, torch.stack(cast(Any, rows))),
             last=seen,
             last_key=torch.arange(self.key, self.key + self.spec.num_envs, device=seen.own.device),
             memory=self._remembered(remembered, memories),
@@ -293,7 +293,7 @@ def random_actions(spec: TeamSpec, seed: int, device: Any = "cpu") -> Act:
     low, high, counts = torch.zeros(wide), torch.ones(wide), torch.ones(len(spec.actions), dtype=torch.long)
     discrete = torch.zeros(len(spec.actions), dtype=torch.bool)
     for kind, space in enumerate(spec.actions):
-        if hasattr(space, "low"):
+        if isinstance(space, Continuous):
             low[kind, : space.n], high[kind, : space.n] = torch.tensor(space.low), torch.tensor(space.high)
         else:
             counts[kind], discrete[kind] = space.n, True

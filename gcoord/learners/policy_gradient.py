@@ -124,7 +124,8 @@ class PolicyGradient(Learner):
 
     def losses(self, batch: Trajectory) -> dict[str, Tensor]:
         """policy, entropy and value losses of a batch of rows [T, B] (T = 1 unless recurrent)."""
-        steps = batch.steps
+        steps, advantage = batch.steps, batch.advantage
+        assert advantage is not None and steps.log_prob is not None
         mask = learns(steps)
         order = resets(steps.valid)[:-1]
         choice, features = self.agent.unroll(steps.seen, batch.memory, order, key=steps.key)
@@ -133,7 +134,7 @@ class PolicyGradient(Learner):
         log_ratio = torch.where(mask, log_prob - steps.log_prob, log_prob.new_zeros(()))
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
-        gain = torch.minimum(ratio * batch.advantage, clipped * batch.advantage)
+        gain = torch.minimum(ratio * advantage, clipped * advantage)
         entropy = masked_mean(choice.entropy(), mask)
         value, _ = self.critic.unroll(steps.seen, None, order, key=steps.key)
         losses = {
@@ -152,6 +153,7 @@ class PolicyGradient(Learner):
         return losses
 
     def _value_loss(self, value: Tensor, batch: Trajectory) -> Tensor:
+        assert batch.returns is not None and batch.value is not None
         loss = F.huber_loss(value, batch.returns, reduction="none", delta=self.huber)
         if self.clip_value:
             near = batch.value + (value - batch.value).clamp(-self.clip, self.clip)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -84,10 +84,10 @@ class QLearner(Learner):
             raise ValueError(
                 f"expected an encoder with attention for drift={drift} (got one without); set algo.drift=0"
             )
-        self.mixer = mixer(dim=self.agent.body.out_dim)
+        self.mixer: Any = mixer(dim=self.agent.body.out_dim)
         self.target_agent = copy.deepcopy(self.agent).requires_grad_(False)
-        self.target_mixer = copy.deepcopy(self.mixer).requires_grad_(False)
-        self.double, self.gamma, self.keep_graph, self.drift = double, gamma, keep_graph, drift
+        self.target_mixer: Any = copy.deepcopy(self.mixer).requires_grad_(False)
+        self.use_double, self.gamma, self.keep_graph, self.drift = double, gamma, keep_graph, drift
         self.tau, self.target_every = tau, target_every
         self.epsilon_start, self.epsilon_end, self.epsilon_frames = epsilon_start, epsilon_end, epsilon_frames
         self.team_reward, self.huber = team_reward, huber
@@ -115,7 +115,7 @@ class QLearner(Learner):
         after = seen[1:]
         with torch.no_grad():
             q_target = self._q(self.target_agent, target, after)
-            q_choose = self._q(self.agent, then, after) if self.double else q_target
+            q_choose = self._q(self.agent, then, after) if self.use_double else q_target
             best = greedy(q_choose, self.agent.legal(after))
             future = self.target_mixer.target(_utilities(q_target, best, target.h, after), best)
         utilities = _utilities(q_now, played(steps), now.h, steps.seen)
@@ -145,7 +145,7 @@ class QLearner(Learner):
             self.figure("mean_degree", masked_mean(degree, learns(steps)))
             self.figure("isolated_share", masked_mean((degree == 0).float(), learns(steps)))
             if attend:
-                self.figure("attention_entropy", masked_mean(_entropy(now.attention[-1]), learns(steps)))
+                self.figure("attention_entropy", masked_mean(_entropy(_last(now)), learns(steps)))
         return losses
 
     def _both(
@@ -192,7 +192,7 @@ class QLearner(Learner):
 
     @staticmethod
     def _drift(now: Features, then: Features, mask: Tensor) -> Tensor:
-        p, q = now.attention[-1], then.attention[-1].detach()  # [T, B, H, N, K + 1]
+        p, q = _last(now), _last(then).detach()  # [T, B, H, N, K + 1]
         tiny = torch.finfo(p.dtype).tiny
         divergence = (p * (p.clamp(min=tiny).log() - q.clamp(min=1e-8).log())).sum(-1).mean(-2)
         return masked_mean(divergence, mask)
@@ -217,3 +217,9 @@ def _rows(features: Features, rows: slice) -> Features:
 def _entropy(attention: Tensor) -> Tensor:
     """[*, H, N, K] -> [*, N], mean over heads."""
     return torch.special.entr(attention).sum(-1).mean(-2)
+
+
+def _last(features: Features) -> Tensor:
+    """Attention [*, H, N, K + 1] of the last round."""
+    assert features.attention is not None
+    return features.attention[-1]

@@ -65,8 +65,8 @@ class Body(nn.Module):
         self.edge_dim = spec.position_dim + 1 if edges and spec.position_dim else 0
         self.length = length
         self.normaliser = RunningNorm(spec.own) if normalise else None
-        self.encoder = encoder(own_dim=own_dim, entity_dim=spec.entity_dim, edge_dim=self.edge_dim)
-        self.memory = memory(self.encoder.out_dim) if memory is not None else None
+        self.encoder: Any = encoder(own_dim=own_dim, entity_dim=spec.entity_dim, edge_dim=self.edge_dim)
+        self.memory: Any = memory(self.encoder.out_dim) if memory is not None else None
         self.out_dim = cast(int, (self.memory or self.encoder).out_dim)
 
     def graph(self, seen: Observation, key: Tensor | None = None) -> AgentGraph:
@@ -83,7 +83,7 @@ class Body(nn.Module):
 
     def with_geometry(self, graph: AgentGraph, seen: Observation) -> AgentGraph:
         """`graph` with the edge features of `seen`: who hears whom is kept, where they stand is new."""
-        if not self.edge_dim:
+        if not self.edge_dim or seen.position is None:
             return graph
         return graph.with_edge(geometry(graph, seen.position, seen.entity_position, length=self.length))
 
@@ -113,7 +113,7 @@ class Body(nn.Module):
     def _encode(self, seen: Observation, graph: AgentGraph, attention: bool) -> tuple[Tensor, list[Tensor] | None]:
         own = seen.own
         if self.normaliser is not None:
-            own = self.normaliser(torch.where(seen.alive.unsqueeze(-1), own, own.new_zeros(())))
+            own = self.normaliser.forward(torch.where(seen.alive.unsqueeze(-1), own, own.new_zeros(())))
         if self.names_kinds:
             kind = torch.where(seen.alive, seen.kind, 0)
             own = torch.cat([own, F.one_hot(kind, self.n_kinds).to(own.dtype)], -1)
@@ -196,7 +196,7 @@ class Agent(nn.Module):
     def __init__(self, body: Body, head: Callable[[int], nn.Module]) -> None:
         super().__init__()
         self.body = body
-        self.head = head(body.out_dim)
+        self.head: Any = head(body.out_dim)
 
     def read(self, features: Features, seen: Observation) -> Choice | Tensor:
         """What the head says of features of `seen`: a Choice, or q [*, N, A]."""

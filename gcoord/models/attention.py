@@ -104,6 +104,46 @@ class _FewAttention(torch.autograd.Function):
         return grad_q, grad_kv, grad_edge_q, grad_edge, None
 
 
+class _ProjectIn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        wide, x = weight.expand(x.shape[1], -1, -1), x.permute(1, 2, 0)
+        return torch.bmm(wide, x) if bias is None else torch.baddbmm(bias.unsqueeze(1), wide, x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        grad_x = torch.bmm(g.transpose(1, 2), weight.expand(len(g), -1, -1)).transpose(0, 1)
+        grad_weight = torch.bmm(g, x.transpose(0, 1)).sum(0)
+        return grad_x, grad_weight, g.sum((0, 2)) if ctx.needs_input_grad[2] else None
+
+
+def project_in(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear map that leaves the batch innermost, x [B, N, in] -> [N, out, B]; its gradient arrives batch first."""
+    return _ProjectIn.apply(x, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _ProjectOut(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.baddbmm(bias, x.transpose(1, 2), weight.t().expand(len(x), -1, -1)).transpose(0, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        grad_x = torch.bmm(weight.t().expand(len(x), -1, -1), g.permute(1, 2, 0))
+        return grad_x, torch.bmm(x, g.transpose(0, 1)).sum(0).t(), g.sum((0, 1))
+
+
+def project_out(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear map from the batch innermost, x [N, in, B] -> [B, N, out]; its gradient arrives batch innermost."""
+    return _ProjectOut.apply(x, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
+
+
 def few_attention(
     q: Tensor, kv: Tensor, edge_q: Tensor | None, edge: Tensor | None, cap: Tensor
 ) -> tuple[Tensor, Tensor | None, Tensor]:

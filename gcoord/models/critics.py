@@ -27,8 +27,9 @@ class Critic(nn.Module):
         self.body = body
         self.central = central
         width = body.out_dim * 3 if central else body.out_dim
-        self.value = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, 1))
-        for layer, gain in ((self.value[0], 2**0.5), (self.value[2], 1.0)):
+        first, last = nn.Linear(width, hidden), nn.Linear(hidden, 1)
+        self.value = nn.Sequential(first, nn.Tanh(), last)
+        for layer, gain in ((first, 2**0.5), (last, 1.0)):
             nn.init.orthogonal_(layer.weight, gain)
             nn.init.zeros_(layer.bias)
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gcoord.models.attention import caps, few_attention, list_attention, many_attention
+from gcoord.models.attention import caps, few_attention, list_attention, many_attention, project_in, project_out
 from gcoord.models.messages import Heard, Kernel, check_heads
 
 __all__ = ["AdditiveKernel", "ConvKernel", "EdgeKernel", "Kernel", "MeanKernel", "RelationKernel"]
@@ -87,9 +87,8 @@ class RelationKernel(Kernel):
             edge = graph.edge.permute(1, 2, 3, 0).to(q.dtype).contiguous()
             out, edge_mean, weights = few_attention(q, kv, u.transpose(1, 2) @ q, edge, cap)
             out = out + torch.matmul(w, cast(Tensor, edge_mean))
-        out = out.reshape(n, self.dim, batch).transpose(1, 2)
-        out = torch.baddbmm(self.out.bias, out, self.out.weight.t().expand(n, -1, -1))
-        return out.transpose(0, 1), weights.permute(3, 2, 0, 1)
+        out = project_out(out.view(n, self.dim, batch), self.out.weight, self.out.bias)
+        return out, weights.permute(3, 2, 0, 1)
 
     def _many(self, x: Tensor, senders: Tensor, graph: Heard, weigh: bool) -> tuple[Tensor, Tensor | None]:
         batch, n, _ = x.shape
@@ -127,12 +126,7 @@ class RelationKernel(Kernel):
 
 
 def _project(linear: nn.Linear, x: Tensor, relu: bool) -> Tensor:
-    """A linear map that leaves the batch innermost: x [B, N, in] -> [N, out, B]."""
-    weight, x = linear.weight.expand(x.shape[1], -1, -1), x.permute(1, 2, 0)
-    if linear.bias is None:
-        out = torch.bmm(weight, x)
-    else:
-        out = torch.baddbmm(linear.bias.unsqueeze(1), weight, x)
+    out = project_in(x, linear.weight, linear.bias)
     return F.relu(out) if relu else out
 
 

@@ -112,7 +112,7 @@ def test_gradients_are_clipped_per_group():
 
 
 def test_each_round_makes_epochs_times_minibatches_updates_on_rows_of_the_current_policy():
-    learner, source = make(steps=12)
+    _, source = make(steps=12)
     batches = list(source)
     assert len(batches) == len(source) == 2 * 3
     rows = [batch.steps.batch_size.numel() for batch in batches]
