@@ -1,10 +1,10 @@
 """Multi-head dot-product attention over a graph, computed in three ways that mean the same.
 
 `few_attention` streams over all pairs with the batch innermost (small teams), `many_attention` multiplies matrices
-per head (dense graphs of large teams), `list_attention` gathers neighbour lists (sparse graphs of large teams). A pair's
-logit is q . (k + U e) / sqrt(d_head) and its value v + V e, e being the pair's features: U e and V e are never
-formed, since q . U e = (q U) . e and sum a V e = V sum a e. Callers pass `edge_q` = q U and get `edge_mean` = sum a e.
+per head (dense graphs of large teams), `list_attention` gathers neighbour lists (sparse graphs of large teams).
 
+A pair's logit is q . (k + U e) / sqrt(d_head) and its value v + V e, e being the pair's features. U e and V e are never
+formed, since q . U e = (q U) . e and sum a V e = V sum a e: callers pass `edge_q` = q U and get `edge_mean` = sum a e.
 `cap` is the highest number of the logits' type where a sender is heard and the lowest where it is not; logits are cut
 to it.
 Symbols: N receivers, S senders, B batch, R = B x N, H heads, d = D / H, K slots, E edge features.
@@ -149,8 +149,8 @@ def few_attention(
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Attention over all pairs, batch innermost: every pass streams over contiguous memory.
 
-    q [N, H, d, B], keys and values kv [S, 2, H, d, B], edge_q [N, H, E, B] with edge [N, S, E, B] or both None, cap [N, S, 1, B]
-    -> out [N, H, d, B], edge_mean [N, H, E, B] or None, weights [N, S, H, B]. Differentiable once.
+    q [N, H, d, B], keys and values kv [S, 2, H, d, B], edge_q [N, H, E, B] with edge [N, S, E, B] or both None,
+    cap [N, S, 1, B] -> out [N, H, d, B], edge_mean [N, H, E, B] or None, weights [N, S, H, B]. Differentiable once.
     """
     return _FewAttention.apply(q, kv, edge_q, edge, cap)  # type: ignore[no-any-return, no-untyped-call]
 
