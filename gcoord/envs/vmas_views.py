@@ -123,11 +123,26 @@ class Navigation(View):
         self.extra["distance"] = torch.linalg.vector_norm(self._stack(self.agents, "pos") - goals, dim=-1)  # [B, N]
 
     def _own(self) -> Tensor:
-        parts = [self._stack(self.agents, "vel"), self.extra["goal"] - self._stack(self.agents, "pos")]
+        position = self._stack(self.agents, "pos")
+        parts = [self._stack(self.agents, "vel"), self.extra["goal"] - position]
         if self._lidar:
-            rays = [agent.sensors[0]._max_range - agent.sensors[0].measure() for agent in self.agents]
-            parts.append(torch.stack(rays, dim=1))
+            parts.append(self._rays(position))
         return torch.cat(parts, dim=-1)
+
+    def _rays(self, position: Tensor) -> Tensor:
+        """How far within its range each ray [B, N, R] of each agent ends at another agent; the simulator casts them one
+        agent after another."""
+        sensor = self.agents[0].sensors[0]
+        radius, reach = self.agents[0].shape.radius, sensor._max_range
+        angle = sensor._angles.unsqueeze(1) + self._stack(self.agents, "rot")  # [B, N, R]
+        x, y = torch.cos(angle).unsqueeze(-1), torch.sin(angle).unsqueeze(-1)
+        apart = (position.unsqueeze(1) - position.unsqueeze(2)).unsqueeze(2)  # [B, N, 1, N, 2]
+        along = apart[..., 0] * x + apart[..., 1] * y  # [B, N, R, N]
+        aside = apart[..., 0] * y - apart[..., 1] * x
+        inside = radius**2 - aside.square()
+        hit = (inside > 0) & (along > 0)  # oneself is 0 along: no hit
+        ends = along - inside.clamp(min=1e-8).sqrt()
+        return reach - torch.where(hit, ends, reach).amin(-1).clamp(max=reach)
 
     def _judge(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The scenario's reward for all agents at once; its own loops over pairs in Python, and overlooks a touch where

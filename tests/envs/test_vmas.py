@@ -370,6 +370,12 @@ def test_navigation_senses_its_velocity_and_its_way_to_the_goal() -> None:
     seen = env.reset(0)
     goal = torch.stack([agent.goal.state.pos for agent in env.agents], dim=1)
     assert torch.equal(seen.own[..., 2:4], goal - seen.position)
+    for _ in range(40):
+        for i, agent in enumerate(env.agents):
+            rays = agent.sensors[0]._max_range - agent.sensors[0].measure()
+            torch.testing.assert_close(seen.own[:, i, 4:], rays, rtol=0, atol=3e-6)
+        seen, _ = env.step(env._steer(-2 * seen.position))
+    assert (seen.own[..., 4:] > 0).any()
     assert seen.own.shape[-1] == 16 and Navigation(num_envs=3).spec.own == (4,)
 
 
