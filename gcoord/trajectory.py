@@ -9,7 +9,7 @@ what followed row t.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tensordict import TensorClass, TensorDict
@@ -87,7 +87,7 @@ class Trajectory(TensorClass["nocast"]):  # type: ignore[misc]
     @property
     def seen(self) -> Observation:
         """Observation [T + 1, B]: every row's, then the last."""
-        return torch.cat([self.steps.seen, self.last.unsqueeze(0)])
+        return cast(Observation, torch.cat(cast(Any, [self.steps.seen, self.last.unsqueeze(0)])))
 
     @property
     def keys_of_seen(self) -> Tensor:

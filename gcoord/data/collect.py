@@ -197,20 +197,21 @@ class Collector:
             state["env"] = self.env.state_dict() if hasattr(self.env, "state_dict") else None
         return state
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there; a world that cannot be restored starts new episodes."""
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Goes on from there; False where the world cannot be restored and starts new episodes."""
         self.key, self.memory = state["key"], state["memory"]
         if state["seen"] is None:
-            return
+            return True
         device = state["seen"]["own"].device
         self.episodes = Episodes(self.spec, device)
         if state["env"] is None or not hasattr(self.env, "load_state_dict"):
             self.seen = self.env.reset(self.seed + self.key)
             self.memory = None if self.memory is None else torch.zeros_like(self.memory)
-            return
+            return False
         self.env.load_state_dict(state["env"])
         self.episodes.load_state_dict(state["episodes"])
         self.seen = Observation(**state["seen"], batch_size=[self.spec.num_envs])
+        return True
 
 
 def clear(memory: Tensor | None, where: Tensor) -> Tensor | None:

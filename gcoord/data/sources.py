@@ -65,9 +65,10 @@ class Source:
         """Where everything stands; after a collection that `failed`, where its worlds stood before it."""
         return {"collectors": self._before if failed else [collector.state_dict() for collector in self.collectors]}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for collector, part in zip(self.collectors, state["collectors"], strict=True):
-            collector.load_state_dict(part)
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Goes on from there; False where a world could not be restored and begins new episodes."""
+        parts = zip(self.collectors, state["collectors"], strict=True)
+        return all([collector.load_state_dict(part) for collector, part in parts])
 
     def feedback(self, index: Tensor, td_error: Tensor) -> None:
         """Hears the errors of the batch that was learnt last; sources without priorities have no use for them."""
@@ -89,7 +90,7 @@ class Rollouts(Source):
     """
 
     def __init__(
-        self, learner: Learner, collectors: list[Collector], steps: int = 100, epochs: int = 5, minibatch: int = 1600
+        self, learner: Learner, collectors: list[Collector], steps: int = 100, epochs: int = 6, minibatch: int = 1600
     ) -> None:
         super().__init__(learner, collectors)
         if min(steps, epochs, minibatch) < 1:
@@ -193,9 +194,12 @@ class Replayed(Source):
     def state_dict(self, failed: bool = False) -> dict[str, Any]:
         return {**super().state_dict(failed), "replays": self.replays.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        restored = super().load_state_dict(state)
         self.replays.load_state_dict(state["replays"])
+        if not restored:
+            self.replays.cut()
+        return restored
 
 
 def flat(trajectory: Trajectory) -> Trajectory:

@@ -58,6 +58,8 @@ class Line:
             return float(self.rng.random())
         if self.draws == "global":
             return float(np.random.randn()) + random.random()  # noqa: NPY002 - the global stream is what is meant
+        if self.draws == "python":
+            return random.random()
         return float(np.random.default_rng().random())
 
     def see(self) -> dict[str, Any]:

@@ -159,7 +159,8 @@ def test_byte_images_become_channels_first_floats_up_to_1() -> None:
     seen, _ = env.step(stay(env))
     assert env.spec.own == (3, 4, 5) and seen.own.dtype == torch.float32
     torch.testing.assert_close(seen.own[0, 0, 0], torch.full((4, 5), 1 / 255))
-    torch.testing.assert_close(seen.own[0, 0, 1, :, 0] * 255, torch.tensor([0.0, 10.0, 20.0, 30.0]))
+    rows = torch.tensor([0.0, 10.0, 20.0, 30.0]).unsqueeze(-1).expand(4, 5)
+    torch.testing.assert_close(seen.own[0, 0, 1] * 255, rows)
 
 
 def test_masks_become_available() -> None:
@@ -346,6 +347,17 @@ def test_the_callers_random_streams_are_left_alone() -> None:
     assert random.getstate() == python_state
     assert after["has_gauss"] == numpy_state["has_gauss"] == 1 and after["gauss"] == numpy_state["gauss"]
     assert (after["state"]["key"] == numpy_state["state"]["key"]).all()
+
+
+def test_worlds_that_draw_from_python_s_own_stream_go_on_in_it() -> None:
+    env, other = toy(draws="python", num_envs=2), toy(draws="python", num_envs=2)
+    seen, same = [env.reset()], [other.reset()]
+    for _ in range(4):
+        seen.append(env.step(stay(env))[0])
+        same.append(other.step(stay(other))[0])
+    drawn = torch.stack([one.own[..., 1] for one in seen])
+    assert torch.equal(drawn, torch.stack([one.own[..., 1] for one in same]))
+    assert len(drawn.unique()) == drawn.numel()
 
 
 def test_notes_on_deprecated_imports_are_hidden_here_and_nowhere_else() -> None:

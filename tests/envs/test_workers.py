@@ -109,6 +109,12 @@ def test_workers_use_one_thread_and_load_no_torch() -> None:
     env.close()
 
 
+def test_ctrl_c_on_the_terminal_does_not_reach_workers() -> None:
+    env = toy(2, 2)
+    assert os.getpgid(0) not in {os.getpgid(pid) for pid in pids(env)}
+    env.close()
+
+
 @pytest.mark.parametrize(("fault", "how"), [("exit", "exit code 3"), ("segv", "signal SIGSEGV")])
 def test_a_worker_that_dies_is_named_and_all_stop(fault: str, how: str) -> None:
     env = toy(5, 2, fault=fault, at=2)
