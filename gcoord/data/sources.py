@@ -68,7 +68,8 @@ class Source:
     def load_state_dict(self, state: dict[str, Any]) -> bool:
         """Goes on from there; False where a world could not be restored and begins new episodes."""
         parts = zip(self.collectors, state["collectors"], strict=True)
-        return all([collector.load_state_dict(part) for collector, part in parts])
+        restored = [collector.load_state_dict(part) for collector, part in parts]
+        return all(restored)
 
     def feedback(self, index: Tensor, td_error: Tensor) -> None:
         """Hears the errors of the batch that was learnt last; sources without priorities have no use for them."""
