@@ -19,6 +19,8 @@ from torch import Tensor
 
 # Pairs whose distances are held at once: bounds memory, not results.
 PAIRS_AT_ONCE = 2**22
+# Agents and entities of the graphs that are searched at once: the same for the arrays that grow with their number.
+GRAPHS_AT_ONCE = 2**19
 # Shape of strips and windows (see `_plan`), in units of the distance within which the k nearest are expected.
 SPARE, WIDTH, HEIGHT = 3.0, 0.9, 1.25
 
@@ -89,28 +91,33 @@ def nearest(
     batch, n_receivers = alive.shape[:-1], alive.shape[-1]
     # At infinity nobody is near: what stood in the slots of the dead is gone from here on.
     away = torch.where(alive.unsqueeze(-1), receivers, torch.inf).reshape(-1, *receivers.shape[-2:])
-    if senders is None:
-        own: Tensor | None = torch.arange(n_receivers, device=alive.device).expand(away.shape[0], -1)
-        others = away
-    else:
-        own = None
+    others = away
+    if senders is not None:
         others = torch.where(present.unsqueeze(-1), senders, torch.inf).reshape(-1, *senders.shape[-2:])
-    query = _Query(
-        receivers=away,
-        graph=torch.arange(away.shape[0], device=alive.device),
-        number=torch.arange(n_receivers, device=alive.device).expand(away.shape[0], -1),
-        own=own,
-        k=k,
-        squared_r=None if r is None else torch.full((), r, dtype=away.dtype, device=away.device).square(),
-        key=None if key is None else key.reshape(-1),
-        first=first,
-    )
-    found = _in_strips(query, others) if others.shape[-2] >= cells_from else _among_all(query, others)
-    left_out = found.within.sum(-1) - found.mask.sum((-2, -1)) if r is not None else found.within.sum(-1)
+    keys = None if key is None else key.reshape(-1)
+    search = _in_strips if others.shape[-2] >= cells_from else _among_all
+    at_once = max(1, GRAPHS_AT_ONCE // (n_receivers + others.shape[-2]))
+    parts = []
+    for start in range(0, len(away), at_once):
+        some = slice(start, start + at_once)
+        number = torch.arange(n_receivers, device=alive.device).expand(len(away[some]), -1)
+        query = _Query(
+            receivers=away[some],
+            graph=torch.arange(len(away[some]), device=alive.device),
+            number=number,
+            own=number if senders is None else None,
+            k=k,
+            squared_r=None if r is None else torch.full((), r, dtype=away.dtype, device=away.device).square(),
+            key=None if keys is None else keys[some],
+            first=first,
+        )
+        parts.append(search(query, others[some]))
+    found = _joined(parts, dim=0)
+    heard = found.mask.sum((-2, -1)) if r is not None else 0
     return Neighbours(
-        found.sender.view(*batch, n_receivers, -1) + first,
+        (found.sender + first).view(*batch, n_receivers, -1),
         found.mask.view(*batch, n_receivers, -1),
-        left_out.view(batch),
+        (found.within.sum(-1) - heard).view(batch),
     )
 
 

@@ -223,6 +223,26 @@ def test_sorted_strips_find_exactly_whom_all_pairs_find(n_dims, where, dead):
         assert ours.dropped is None or torch.equal(ours.dropped, expected.dropped)
 
 
+@pytest.mark.parametrize("where", ["uniform", "grid", "clustered"])
+@pytest.mark.parametrize("cells_from", [1, NEVER])
+def test_working_in_small_portions_changes_nothing(where, cells_from, monkeypatch):
+    alive, position = team(5, 60)
+    entity_present, entity_position = team(5, 40, seed=1)
+    everything = (alive, POINTS[where](position), entity_present, POINTS[where](entity_position))
+    topologies = [
+        Nearest(4, dense_up_to=0, cells_from=cells_from),
+        Nearest(4, ties="key", dense_up_to=0, cells_from=cells_from),
+        Radius(3.0 if where == "grid" else 0.2, limit=3, cells_from=cells_from),
+    ]
+    expected = [topology(*everything, key=torch.arange(5)) for topology in topologies]
+    monkeypatch.setattr("gcoord.neighbours.PAIRS_AT_ONCE", 300)
+    monkeypatch.setattr("gcoord.neighbours.GRAPHS_AT_ONCE", 200)
+    for topology, whole in zip(topologies, expected, strict=True):
+        graph = topology(*everything, key=torch.arange(5))
+        assert torch.equal(graph.hears(), whole.hears())
+        assert whole.dropped is None or torch.equal(graph.dropped, whole.dropped)
+
+
 def test_neighbour_lists_are_ordered_by_distance():
     alive, position = team(2, 600)
     for topology in (Nearest(8), Nearest(8, cells_from=NEVER), Radius(0.1, limit=8)):

@@ -104,6 +104,15 @@ class _FewAttention(torch.autograd.Function):
         return grad_q, grad_kv, grad_edge_q, grad_edge, None
 
 
+def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Floating tensors in autocast's type where it is on: what torch's own linear maps do, and own functions do not."""
+    device = next(tensor.device.type for tensor in tensors if tensor is not None)
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(None if tensor is None else tensor.to(dtype) for tensor in tensors)
+
+
 class _ProjectIn(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -122,7 +131,7 @@ class _ProjectIn(torch.autograd.Function):
 
 def project_in(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A linear map that leaves the batch innermost, x [B, N, in] -> [N, out, B]; its gradient arrives batch first."""
-    return _ProjectIn.apply(x, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
+    return _ProjectIn.apply(*_autocast(x, weight, bias))  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _ProjectOut(torch.autograd.Function):
@@ -141,7 +150,7 @@ class _ProjectOut(torch.autograd.Function):
 
 def project_out(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A linear map from the batch innermost, x [N, in, B] -> [B, N, out]; its gradient arrives batch innermost."""
-    return _ProjectOut.apply(x, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
+    return _ProjectOut.apply(*_autocast(x, weight, bias))  # type: ignore[no-any-return, no-untyped-call]
 
 
 def few_attention(
