@@ -15,12 +15,17 @@ import torch
 from torch import Tensor
 
 from gcoord.envs.vmas import VmasEnv
+from gcoord.envs.vmas_physics import discs_step
 from gcoord.spec import Reduction, Reward
 from gcoord.trajectory import Observation
 
 
 class View(VmasEnv):
     """What the views share: stacked states, square arenas, and steering by hand."""
+
+    def _prepare(self) -> None:
+        if (step := discs_step(self.world)) is not None:
+            self.world.step = step
 
     def _stack(self, bodies: list[Any], what: str) -> Tensor:
         """A state of several bodies, [B, bodies, ...]."""
@@ -426,6 +431,7 @@ class Flocking(View):
         return {"n_obstacles": n_obstacles}
 
     def _prepare(self) -> None:
+        super()._prepare()
         self.scenario.x_dim = self.scenario.y_dim = self._side
 
     def _restart(self) -> None:
