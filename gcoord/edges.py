@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from gcoord.graph import AgentGraph
 
 
+# Slots up to which fewer operations count for more than quick ones.
+FEW = 4096
+
+
 def geometry(graph: AgentGraph, position: Tensor, entity_position: Tensor | None = None, length: float = 1.0) -> Tensor:
     """[*, N, K, P + 1]: sender's position relative to the receiver's, in units of `length`, and its distance.
 
@@ -33,8 +37,10 @@ def geometry(graph: AgentGraph, position: Tensor, entity_position: Tensor | None
     if graph.index is not None:
         index = graph.index.flatten(-2).unsqueeze(-1).expand(*graph.batch_size, -1, size)
         heard = senders.gather(-2, index).view(*graph.mask.shape, size)
-    if senders.requires_grad and torch.is_grad_enabled():
-        relative = (heard - position.unsqueeze(-2)) * graph.mask.unsqueeze(-1) / length
+    if graph.mask.numel() <= FEW or (senders.requires_grad and torch.is_grad_enabled()):
+        relative = (heard - position.unsqueeze(-2)) * graph.mask.unsqueeze(-1)
+        if length != 1.0:
+            relative = relative / length
         return torch.cat([relative, torch.linalg.vector_norm(relative, dim=-1, keepdim=True)], -1)
     planes = Planes(graph.batch_size, graph.mask.shape[-1])
     out = planes.empty(position, graph.mask.shape[-2:], size + 1)
