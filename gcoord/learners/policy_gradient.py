@@ -135,7 +135,8 @@ class PolicyGradient(Learner):
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
         gain = torch.minimum(ratio * advantage, clipped * advantage)
-        entropy = masked_mean(choice.entropy(), mask)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.entropy > 0):
+            entropy = masked_mean(choice.entropy(), mask)
         value, _ = self.critic.unroll(steps.seen, None, order, key=steps.key)
         losses = {
             "policy": -masked_mean(gain, mask),

@@ -26,19 +26,22 @@ class Critic(nn.Module):
         super().__init__()
         self.body = body
         self.central = central
-        width = body.out_dim * 3 if central else body.out_dim
-        first, last = nn.Linear(width, hidden), nn.Linear(hidden, 1)
-        self.value = nn.Sequential(first, nn.Tanh(), last)
-        for layer, gain in ((first, 2**0.5), (last, 1.0)):
-            nn.init.orthogonal_(layer.weight, gain)
-            nn.init.zeros_(layer.bias)
+        # The hidden layer on (h_i, g), split so that g is multiplied once a team.
+        self.own = nn.Linear(body.out_dim, hidden)
+        self.team = nn.Linear(2 * body.out_dim, hidden, bias=False) if central else None
+        self.value = nn.Linear(hidden, 1)
+        for layer, gain in ((self.own, 2**0.5), (self.team, 2**0.5), (self.value, 1.0)):
+            if layer is not None:
+                nn.init.orthogonal_(layer.weight, gain)
+        nn.init.zeros_(self.own.bias)
+        nn.init.zeros_(self.value.bias)
 
     def _values(self, features: Features, alive: Tensor) -> Tensor:
-        h = features.h
-        if self.central:
-            g = team_pool(h, alive).unsqueeze(-2).expand(*h.shape[:-1], -1)
-            h = torch.cat([h, g], -1)
-        return self.value(h).squeeze(-1)
+        hidden = self.own(features.h)
+        if self.team is not None:
+            hidden = hidden + self.team(team_pool(features.h, alive)).unsqueeze(-2)
+        value: Tensor = self.value(torch.tanh(hidden))
+        return value.squeeze(-1)
 
     def forward(
         self,
