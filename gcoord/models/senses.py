@@ -42,16 +42,19 @@ def cnn(shape: tuple[int, int, int], dim: int) -> Sense:
     """Convolutions of an image (C, H, W), then a linear map to `dim` features and ReLU: [*, C, H, W] -> [*, dim].
 
     From 36 pixels a side it is the network of Mnih et al., https://doi.org/10.1038/nature14236 (8 x 8 by 4, 4 x 4 by 2,
-    3 x 3 by 1); on smaller grids two 3 x 3 convolutions that keep the size, or halve it each from 16 cells a side.
+    3 x 3 by 1). From 16 cells two 3 x 3 convolutions that halve the size each; on smaller grids, such as an agent's 7 x 7
+    surroundings, two narrow ones, as full width would cost far more than all messages.
     """
     channels, *sides = shape
     if len(sides) != 2 or channels < 1 or min(sides) < 1:
         raise ValueError(f"expected the shape (C, H, W) of an image (got {tuple(shape)})")
     if min(sides) >= 36:
         plan = [(32, 8, 4, 0), (64, 4, 2, 0), (64, 3, 1, 0)]
+    elif min(sides) >= 16:
+        plan = [(32, 3, 2, 1), (64, 3, 2, 1)]
     else:
-        stride = 2 if min(sides) >= 16 else 1
-        plan = [(32, 3, stride, 1), (64, 3, stride, 1)]
+        border = 0 if min(sides) >= 5 else 1
+        plan = [(16, 3, 1, border), (32, 3, 1, border)]
     parts: list[nn.Module] = []
     for width, size, stride, padding in plan:
         parts += [nn.Conv2d(channels, width, size, stride, padding), nn.ReLU()]
