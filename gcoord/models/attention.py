@@ -3,8 +3,11 @@
 `few_attention` streams over all pairs with the batch innermost (small teams), `many_attention` multiplies matrices
 per head (dense graphs of large teams), `list_attention` gathers neighbour lists (sparse graphs of large teams).
 
-A pair's logit is q . (k + U e) / sqrt(d_head) and its value v + V e, e being the pair's features. U e and V e are never
-formed, since q . U e = (q U) . e and sum a V e = V sum a e: callers pass `edge_q` = q U and get `edge_mean` = sum a e.
+A pair's logit is q . (k + U e) and its value v + V e, e being the pair's features (callers scale q by 1 / sqrt(d)).
+U e and V e are never formed, since q . U e = (q U) . e and sum a V e = V sum a e. `maps` holds U and V. `qkv` holds
+queries, keys and values side by side; where senders are not the receivers it holds the queries alone, and `kv` keys and
+values.
+
 `cap` is the highest number of the logits' type where a sender is heard and the lowest where it is not; logits are cut
 to it.
 Symbols: N receivers, S senders, B batch, R = B x N, H heads, d = D / H, K slots, E edge features.
@@ -56,52 +59,71 @@ def _mix(weights: Tensor, values: Tensor, out: Tensor | None = None) -> Tensor:
     return total
 
 
+def _three(qkv: Tensor, kv: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values: slices of dimension 1."""
+    if kv is None:
+        q, k, v = qkv.unbind(1)
+        return q, k, v
+    k, v = kv.unbind(1)
+    return qkv[:, 0], k, v
+
+
 def _softmax_backward(grad: Tensor, weights: Tensor, dim: int) -> Tensor:
     """Gradient of the logits, given that of their softmax over `dim`."""
     product = grad * weights
     return product.addcmul_(weights, product.sum(dim, keepdim=True), value=-1)
 
 
-def _edge_backward(grad: Tensor, edge_q: Tensor, weights: Tensor, g_mean: Tensor | None) -> Tensor:
-    """Gradient of the edge features [N, S, E, B] from that of the logits and of `edge_mean`."""
-    total = (grad.unsqueeze(3) * edge_q.unsqueeze(1)).sum(2)
-    return total if g_mean is None else total + (weights.unsqueeze(3) * g_mean.unsqueeze(1)).sum(2)
+def _edge_backward(grad: Tensor, edge_q: Tensor, weights: Tensor, g_mean: Tensor) -> Tensor:
+    """Gradient of edge features [N, S, E, B] from that of the logits and of their mean [N, H, E, B]."""
+    return (grad.unsqueeze(3) * edge_q.unsqueeze(1)).sum(2) + (weights.unsqueeze(3) * g_mean.unsqueeze(1)).sum(2)
 
 
 class _FewAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, kv: Tensor, edge_q: Tensor | None, edge: Tensor | None, cap: Tensor
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        k, v = kv.unsqueeze(0).unbind(2)
-        logits = _dot(q.unsqueeze(1), k)
-        if edge_q is not None and edge is not None:
-            logits += _dot(edge_q.unsqueeze(1), edge.unsqueeze(2))
-        logits *= q.shape[2] ** -0.5
+        ctx: Any, qkv: Tensor, kv: Tensor | None, maps: Tensor | None, edge: Tensor | None, cap: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        q, k, v = _three(qkv, kv)
+        logits = _dot(q.unsqueeze(1), k.unsqueeze(0))
+        if maps is not None and edge is not None:
+            logits += _dot((maps[0].mT @ q).unsqueeze(1), edge.unsqueeze(2))
         weights = torch.minimum(logits, cap, out=logits).softmax(1)
-        ctx.save_for_backward(q, kv, edge_q, edge, weights)
+        out, edge_mean = _mix(weights, v.unsqueeze(0)), None
+        if maps is not None and edge is not None:
+            edge_mean = _mix(weights, edge.unsqueeze(2))
+            out += maps[1] @ edge_mean
+        ctx.save_for_backward(qkv, kv, maps, edge, weights, edge_mean)
         ctx.set_materialize_grads(False)
-        edge_mean = None if edge is None else _mix(weights, edge.unsqueeze(2))
-        return _mix(weights, v), edge_mean, weights
+        return out, weights
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Tensor | None, g_mean: Tensor | None, g_weights: Tensor | None) -> tuple[Any, ...]:
-        q, kv, edge_q, edge, weights = ctx.saved_tensors
-        k, v = kv.unsqueeze(0).unbind(2)
+    def backward(ctx: Any, g: Tensor | None, g_weights: Tensor | None) -> tuple[Tensor | None, ...]:
+        qkv, kv, maps, edge, weights, edge_mean = ctx.saved_tensors
+        q, k, v = _three(qkv, kv)
         g = torch.zeros_like(q) if g is None else g
-        grad = _dot(g.unsqueeze(1), v)
-        if g_mean is not None:
+        grad = _dot(g.unsqueeze(1), v.unsqueeze(0))
+        if edge is not None:
+            g_mean = maps[1].mT @ g
             grad += _dot(g_mean.unsqueeze(1), edge.unsqueeze(2))
         if g_weights is not None:
             grad += g_weights
-        grad = _softmax_backward(grad, weights, 1).mul_(q.shape[2] ** -0.5)
-        grad_q, grad_kv = _mix(grad, k), torch.empty_like(kv)
-        _mix(grad.transpose(0, 1), q.unsqueeze(0), out=grad_kv[:, 0])
-        _mix(weights.transpose(0, 1), g.unsqueeze(0), out=grad_kv[:, 1])
-        grad_edge_q = None if edge is None else _mix(grad, edge.unsqueeze(2))
-        grad_edge = _edge_backward(grad, edge_q, weights, g_mean) if ctx.needs_input_grad[3] else None
-        return grad_q, grad_kv, grad_edge_q, grad_edge, None
+        grad = _softmax_backward(grad, weights, 1)
+        grad_qkv, grad_kv = torch.empty_like(qkv), None if kv is None else torch.empty_like(kv)
+        grad_q, grad_k, grad_v = _three(grad_qkv, grad_kv)
+        _mix(grad, k.unsqueeze(0), out=grad_q)
+        _mix(grad.transpose(0, 1), q.unsqueeze(0), out=grad_k)
+        _mix(weights.transpose(0, 1), g.unsqueeze(0), out=grad_v)
+        if edge is None:
+            return grad_qkv, grad_kv, None, None, None
+        grad_edge_q = _mix(grad, edge.unsqueeze(2))
+        grad_q += maps[0] @ grad_edge_q
+        grad_maps = torch.stack([(q @ grad_edge_q.mT).sum(0), (g @ edge_mean.mT).sum(0)])
+        grad_edge = None
+        if ctx.needs_input_grad[3]:
+            grad_edge = _edge_backward(grad, maps[0].mT @ q, weights, g_mean)
+        return grad_qkv, grad_kv, grad_maps, grad_edge, None
 
 
 def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -154,33 +176,36 @@ def project_out(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def few_attention(
-    q: Tensor, kv: Tensor, edge_q: Tensor | None, edge: Tensor | None, cap: Tensor
-) -> tuple[Tensor, Tensor | None, Tensor]:
+    qkv: Tensor, kv: Tensor | None, maps: Tensor | None, edge: Tensor | None, cap: Tensor
+) -> tuple[Tensor, Tensor]:
     """Attention over all pairs, batch innermost: every pass streams over contiguous memory.
 
-    q [N, H, d, B], keys and values kv [S, 2, H, d, B], edge_q [N, H, E, B] with edge [N, S, E, B] or both None,
-    cap [N, S, 1, B] -> out [N, H, d, B], edge_mean [N, H, E, B] or None, weights [N, S, H, B]. Differentiable once.
+    qkv [N, 3, H, d, B], or [N, 1, H, d, B] and kv [S, 2, H, d, B], maps [2, H, d, E] with edge [N, S, E, B] or both
+    None, cap [N, S, 1, B] -> out [N, H, d, B], weights [N, S, H, B]. Differentiable once.
     """
-    return _FewAttention.apply(q, kv, edge_q, edge, cap)  # type: ignore[no-any-return, no-untyped-call]
+    return _FewAttention.apply(qkv, kv, maps, edge, cap)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def many_attention(
-    q: Tensor, k: Tensor, v: Tensor, edge_q: Tensor | None, edge: Tensor | None, cap: Tensor, weigh: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    qkv: Tensor, kv: Tensor | None, maps: Tensor | None, edge: Tensor | None, cap: Tensor, weigh: bool
+) -> tuple[Tensor, Tensor | None]:
     """Attention over all pairs by matrix products, one per graph and head.
 
-    q [B, H, N, d], k and v [B, H, S, d], edge_q [B, H, N, E] with edge [B, N, S, E] or both None, cap [B, 1, N, S]
-    -> out [B, H, N, d], edge_mean [B, H, N, E] or None, weights [B, H, N, S] or None where neither edges nor `weigh`
-    ask for them: then nothing of size N x S is kept per head.
+    qkv [B, 3, H, N, d], or [B, 1, H, N, d] and kv [B, 2, H, S, d], maps [2, H, d, E] with edge [B, N, S, E] or both
+    None, cap [B, 1, N, S] -> out [B, H, N, d], weights [B, H, N, S] (None unless `weigh`). With neither edges nor
+    `weigh` nothing of size N x S is kept per head.
     """
-    if edge is None and not weigh:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=cap.clamp(max=0)), None, None
-    logits = q @ k.transpose(-1, -2)
-    if edge_q is not None and edge is not None:
-        logits = logits + (edge_q.transpose(1, 2) @ edge.transpose(-1, -2)).transpose(1, 2)
-    weights = torch.minimum(logits * q.shape[-1] ** -0.5, cap).softmax(-1)
-    edge_mean = None if edge is None else (weights.transpose(1, 2) @ edge).transpose(1, 2)
-    return weights @ v, edge_mean, weights
+    q, k, v = _three(qkv, kv)
+    if not weigh and edge is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=cap.clamp(max=0), scale=1.0), None
+    logits = q @ k.mT
+    if maps is not None and edge is not None:
+        logits = logits + ((q @ maps[0]).transpose(1, 2) @ edge.mT).transpose(1, 2)
+    weights = torch.minimum(logits, cap).softmax(-1)
+    out = weights @ v
+    if maps is not None and edge is not None:
+        out = out + (weights.transpose(1, 2) @ edge).transpose(1, 2) @ maps[1].mT
+    return out, weights if weigh else None
 
 
 class _Slots:
@@ -218,78 +243,95 @@ class _ListAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        q: Tensor,
-        kv: Tensor,
-        edge_q: Tensor | None,
+        qkv: Tensor,
+        kv: Tensor | None,
+        maps: Tensor | None,
         edge: Tensor | None,
         cap: Tensor,
         index: Tensor,
         heads: int,
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        dim = q.shape[1]
-        keys, values = kv[:, :dim], kv[:, dim:]
+    ) -> tuple[Tensor, Tensor]:
+        q, keys, values = _three(qkv, kv)
         walk = _Slots(index, q, heads)
         logits = q.new_empty(len(index), heads, len(q))
         for slots in walk:
             walk.reduce(walk.gather(keys, slots).mul_(q), out=logits[slots])
-        if edge_q is not None and edge is not None:
-            logits += _dot(edge_q[None, None], edge[None, :, None]).squeeze(0)
-        logits *= (dim // heads) ** -0.5
+        if maps is not None and edge is not None:
+            logits += _dot((maps[0].mT @ _per_head(q, heads))[None, None], edge[None, :, None]).squeeze(0)
         weights = torch.minimum(logits, cap, out=logits).softmax(0)
-        out = torch.zeros_like(q)
-        for slots in walk:
-            _accumulate(out, walk.gather(values, slots), walk.widen(weights[slots]))
-        ctx.save_for_backward(q, kv, edge_q, edge, weights, index)
+        out, edge_mean = _bags(values, weights, index), None
+        if maps is not None and edge is not None:
+            edge_mean = _mix(weights[None], edge[None, :, None]).squeeze(0)
+            _per_head(out, heads).add_(maps[1] @ edge_mean)
+        ctx.save_for_backward(qkv, kv, maps, edge, weights, edge_mean, index)
         ctx.set_materialize_grads(False)
-        edge_mean = None if edge is None else _mix(weights[None], edge[None, :, None]).squeeze(0)
-        return out, edge_mean, weights
+        return out, weights
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Tensor | None, g_mean: Tensor | None, g_weights: Tensor | None) -> tuple[Any, ...]:
-        q, kv, edge_q, edge, weights, index = ctx.saved_tensors
-        dim, heads = q.shape[1], weights.shape[1]
-        keys, values = kv[:, :dim], kv[:, dim:]
+    def backward(ctx: Any, g: Tensor | None, g_weights: Tensor | None) -> tuple[Tensor | None, ...]:
+        qkv, kv, maps, edge, weights, edge_mean, index = ctx.saved_tensors
+        q, keys, values = _three(qkv, kv)
+        heads, dim = weights.shape[1], q.shape[1]
         g = torch.zeros_like(q) if g is None else g.contiguous()
         walk = _Slots(index, q, heads)
         grad = torch.empty_like(weights)
         for slots in walk:
             walk.reduce(walk.gather(values, slots).mul_(g), out=grad[slots])
-        if g_mean is not None:
+        if edge is not None:
+            g_mean = maps[1].mT @ _per_head(g, heads)
             grad += _dot(g_mean[None, None], edge[None, :, None]).squeeze(0)
         if g_weights is not None:
             grad += g_weights
-        grad = _softmax_backward(grad, weights, 0).mul_((dim // heads) ** -0.5)
-        grad_q, grad_kv = torch.zeros_like(q), torch.zeros_like(kv)
+        grad = _softmax_backward(grad, weights, 0)
+        grad_qkv, grad_kv = torch.zeros_like(qkv), None if kv is None else torch.zeros_like(kv)
+        grad_q, into = grad_qkv[:, 0], (grad_qkv[:, 1:] if grad_kv is None else grad_kv).flatten(1)
         message = q.new_empty(walk.size, len(q), 2 * dim)
         for slots in walk:
             wide = walk.widen(grad[slots])
-            _accumulate(grad_q, walk.gather(keys, slots), wide)
+            for key, weight in zip(walk.gather(keys, slots), wide, strict=True):
+                grad_q.addcmul_(key, weight)
             sent = message[: len(wide)]
             torch.mul(wide, q, out=sent[..., :dim])
             torch.mul(walk.widen(weights[slots]), g, out=sent[..., dim:])
-            grad_kv.index_add_(0, index[slots].view(-1), sent.view(-1, 2 * dim))
-        grad_edge_q = None if edge is None else _mix(grad[None], edge[None, :, None]).squeeze(0)
+            into.index_add_(0, index[slots].view(-1), sent.view(-1, 2 * dim))
+        if edge is None:
+            return grad_qkv, grad_kv, None, None, None, None, None
+        grad_edge_q = _mix(grad[None], edge[None, :, None]).squeeze(0)
+        _per_head(grad_q, heads).add_(maps[0] @ grad_edge_q)
+        grad_maps = torch.stack([_per_head(q, heads) @ grad_edge_q.mT, _per_head(g, heads) @ edge_mean.mT])
         grad_edge = None
         if ctx.needs_input_grad[3]:
-            g_mean = None if g_mean is None else g_mean[None]
-            grad_edge = _edge_backward(grad[None], edge_q[None], weights[None], g_mean).squeeze(0)
-        return grad_q, grad_kv, grad_edge_q, grad_edge, None, None, None
+            edge_q = maps[0].mT @ _per_head(q, heads)
+            grad_edge = _edge_backward(grad[None], edge_q[None], weights[None], g_mean[None]).squeeze(0)
+        return grad_qkv, grad_kv, grad_maps, grad_edge, None, None, None
 
 
-def _accumulate(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Adds left x right [k, R, D], slot by slot, to total [R, D]."""
-    for a, b in zip(left, right, strict=True):
-        total.addcmul_(a, b)
+def _per_head(x: Tensor, heads: int) -> Tensor:
+    """x [R, D] seen as [H, d, R]."""
+    return x.unflatten(1, (heads, -1)).permute(1, 2, 0)
+
+
+def _bags(values: Tensor, weights: Tensor, index: Tensor) -> Tensor:
+    """Weighted sums of what each receiver hears: values [S, D], weights [K, H, R], index [K, R] -> [R, D].
+
+    One pass per head that gathers, weighs and sums at once.
+    """
+    slots, heads, receivers = weights.shape
+    rows = index.t().reshape(-1)
+    first = torch.arange(0, slots * receivers, slots, device=index.device)
+    per_head = zip(values.chunk(heads, 1), weights.permute(1, 2, 0).reshape(heads, -1), strict=True)
+    sums = [torch.embedding_bag(table, rows, first, per_sample_weights=weight)[0] for table, weight in per_head]
+    return torch.cat(sums, 1)
 
 
 def list_attention(
-    q: Tensor, kv: Tensor, edge_q: Tensor | None, edge: Tensor | None, cap: Tensor, index: Tensor, heads: int
-) -> tuple[Tensor, Tensor | None, Tensor]:
+    qkv: Tensor, kv: Tensor | None, maps: Tensor | None, edge: Tensor | None, cap: Tensor, index: Tensor, heads: int
+) -> tuple[Tensor, Tensor]:
     """Attention of R receivers, each over its own K senders.
 
-    q [R, D], kv [S, 2D] keys and values side by side, edge_q [H, E, R] with edge [K, E, R] or both None, cap [K, 1, R],
-    index [K, R] long -> out [R, D], edge_mean [H, E, R] or None, weights [K, H, R]. Nothing of size R x K x D is kept:
-    senders are gathered again on the way back, a few slots at a time. Differentiable once.
+    qkv [R, 3, D], or [R, 1, D] and kv [S, 2, D], maps [2, H, d, E] with edge [K, E, R] or both None, cap [K, 1, R],
+    index [K, R] long -> out [R, D], weights [K, H, R]. Nothing of size R x K x D is kept: senders are gathered again on
+    the way back, a few slots at a time. Differentiable once.
     """
-    return _ListAttention.apply(q, kv, edge_q, edge, cap, index, heads)  # type: ignore[no-any-return, no-untyped-call]
+    return _ListAttention.apply(qkv, kv, maps, edge, cap, index, heads)  # type: ignore[no-any-return, no-untyped-call]

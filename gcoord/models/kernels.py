@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,7 @@ class RelationKernel(Kernel):
 
     # Dense graphs of more senders than this are computed by matrix products per head. [measured]
     few: int = 16
-    # A list of K slots is computed densely up to this many times K + 1 senders. [measured]
+    # Lists of K slots are computed densely up to `few` senders, and up to this many times K. [measured]
     dense_per_slot: float = 3.0
 
     def __init__(
@@ -56,78 +56,74 @@ class RelationKernel(Kernel):
         self.edge = nn.Linear(edge_dim, 2 * dim, bias=False) if edge_dim else None
         self.out = nn.Linear(dim, dim)
 
+    def prefers_dense(self, n_senders: int, slots: int) -> bool:
+        return n_senders <= max(self.few, self.dense_per_slot * slots)
+
     def aggregate(self, x: Tensor, senders: Tensor, graph: Heard, weigh: bool) -> tuple[Tensor, Tensor | None]:
-        n_senders, slots = senders.shape[1], graph.mask.shape[2]
-        if n_senders <= self.few or (graph.index is not None and n_senders <= self.dense_per_slot * slots):
-            out, weights = self._few(x, senders, graph.dense(n_senders))
-        elif graph.index is None:
-            return self._many(x, senders, graph, weigh)
+        if graph.index is not None:
+            out, weights = self._list(x, senders, graph)
+        elif senders.shape[1] <= self.few:
+            out, weights = self._few(x, senders, graph)
         else:
-            return self._list(x, senders, graph, weigh)
-        if weigh and graph.index is not None:
-            weights = weights.gather(-1, graph.index.unsqueeze(1).expand(-1, self.heads, -1, -1))
+            return self._many(x, senders, graph, weigh)
         return out, weights if weigh else None
 
-    def _edge_weights(self) -> tuple[Tensor, Tensor]:
-        """U and V as [H, d, E]."""
-        assert self.edge is not None
-        u, v = self.edge.weight.view(2, self.heads, -1, self.edge_dim)
-        return u, v
+    def _qkv(
+        self, project: Callable[[Tensor, Tensor, Tensor | None], Tensor], x: Tensor, senders: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Queries (scaled), keys and values by one map where the senders are the receivers, else queries alone by one
+        and keys and values by another."""
+        scale = (self.dim // self.heads) ** -0.5
+        weight, bias = self.query.weight * scale, None if self.query.bias is None else self.query.bias * scale
+        kv = None
+        if senders is x:
+            weight = torch.cat([weight, self.key_value.weight])
+            bias = None if bias is None else torch.cat([bias, self.key_value.bias])
+        else:
+            kv = project(senders, self.key_value.weight, self.key_value.bias)
+        qkv = project(x, weight, bias)
+        return (F.relu(qkv), None if kv is None else F.relu(kv)) if self.relu_qkv else (qkv, kv)
+
+    def _maps(self, dtype: torch.dtype) -> Tensor | None:
+        """U and V of the edge features as [2, H, d, E]."""
+        return None if self.edge is None else self.edge.weight.view(2, self.heads, -1, self.edge_dim).to(dtype)
 
     def _few(self, x: Tensor, senders: Tensor, graph: Heard) -> tuple[Tensor, Tensor]:
         batch, n, _ = x.shape
-        # the batch is innermost from here on
-        q = _project(self.query, x, self.relu_qkv).view(n, self.heads, -1, batch)
-        kv = _project(self.key_value, senders, self.relu_qkv).view(senders.shape[1], 2, self.heads, -1, batch)
-        cap = caps(graph.mask.permute(1, 2, 0).contiguous(), q.dtype).unsqueeze(2)
-        if graph.edge is None:
-            out, _, weights = few_attention(q, kv, None, None, cap)
-        else:
-            u, w = self._edge_weights()
-            edge = graph.edge.permute(1, 2, 3, 0).to(q.dtype).contiguous()
-            out, edge_mean, weights = few_attention(q, kv, u.transpose(1, 2) @ q, edge, cap)
-            out = out + torch.matmul(w, cast(Tensor, edge_mean))
+        qkv, kv = self._qkv(project_in, x, senders)
+        heads = (self.heads, self.dim // self.heads, batch)
+        qkv, kv = qkv.view(n, -1, *heads), None if kv is None else kv.view(-1, 2, *heads)
+        cap = caps(graph.mask.permute(1, 2, 0).contiguous(), qkv.dtype).unsqueeze(2)
+        edge = None if graph.edge is None else graph.edge.permute(1, 2, 3, 0).to(qkv.dtype).contiguous()
+        out, weights = few_attention(qkv, kv, self._maps(qkv.dtype), edge, cap)
         out = project_out(out.view(n, self.dim, batch), self.out.weight, self.out.bias)
         return out, weights.permute(3, 2, 0, 1)
 
     def _many(self, x: Tensor, senders: Tensor, graph: Heard, weigh: bool) -> tuple[Tensor, Tensor | None]:
         batch, n, _ = x.shape
-        q = self._qkv(self.query, x).view(batch, n, self.heads, -1).transpose(1, 2)
-        k, v = self._qkv(self.key_value, senders).view(batch, -1, 2, self.heads, q.shape[-1]).permute(2, 0, 3, 1, 4)
-        cap = caps(graph.mask, q.dtype).unsqueeze(1)
-        if graph.edge is None:
-            out, _, weights = many_attention(q, k, v, None, None, cap, weigh)
-        else:
-            u, w = self._edge_weights()
-            out, edge_mean, weights = many_attention(q, k, v, q @ u, graph.edge.to(q.dtype), cap, weigh)
-            out = out + torch.matmul(cast(Tensor, edge_mean), w.transpose(1, 2))
-        return self.out(out.transpose(1, 2).reshape(batch, n, self.dim)), weights if weigh else None
+        qkv, kv = self._qkv(F.linear, x, senders)
+        heads = (self.heads, self.dim // self.heads)
+        qkv = qkv.view(batch, n, -1, *heads).permute(0, 2, 3, 1, 4)
+        kv = None if kv is None else kv.view(batch, -1, 2, *heads).permute(0, 2, 3, 1, 4)
+        edge = None if graph.edge is None else graph.edge.to(qkv.dtype)
+        cap = caps(graph.mask, qkv.dtype).unsqueeze(1)
+        out, weights = many_attention(qkv, kv, self._maps(qkv.dtype), edge, cap, weigh)
+        return self.out(out.transpose(1, 2).reshape(batch, n, self.dim)), weights
 
-    def _list(self, x: Tensor, senders: Tensor, graph: Heard, weigh: bool) -> tuple[Tensor, Tensor | None]:
+    def _list(self, x: Tensor, senders: Tensor, graph: Heard) -> tuple[Tensor, Tensor]:
         batch, n, _ = x.shape
-        q = self._qkv(self.query, x.reshape(-1, self.in_dim))
-        kv = self._qkv(self.key_value, senders.reshape(-1, self.sender_dim))
+        rows = x.reshape(-1, self.in_dim)
+        qkv, kv = self._qkv(F.linear, rows, rows if senders is x else senders.reshape(-1, self.sender_dim))
+        qkv, kv = qkv.view(len(rows), -1, self.dim), None if kv is None else kv.view(-1, 2, self.dim)
         slots = graph.mask.shape[-1]
         index = graph.rows(senders.shape[1]).view(-1, slots).t().contiguous()
-        cap = caps(graph.mask.view(-1, slots).t().contiguous(), q.dtype).unsqueeze(1)
-        if graph.edge is None:
-            out, _, weights = list_attention(q, kv, None, None, cap, index, self.heads)
-        else:
-            u, w = self._edge_weights()
-            edge = graph.edge.view(-1, slots, self.edge_dim).permute(1, 2, 0).to(q.dtype).contiguous()
-            edge_q = u.transpose(1, 2) @ q.view(-1, self.heads, u.shape[1]).permute(1, 2, 0)
-            out, edge_mean, weights = list_attention(q, kv, edge_q, edge, cap, index, self.heads)
-            out = out + torch.matmul(w, cast(Tensor, edge_mean)).permute(2, 0, 1).reshape(-1, self.dim)
+        cap = caps(graph.mask.view(-1, slots).t().contiguous(), qkv.dtype).unsqueeze(1)
+        edge = None
+        if graph.edge is not None:
+            edge = graph.edge.view(-1, slots, self.edge_dim).permute(1, 2, 0).to(qkv.dtype).contiguous()
+        out, weights = list_attention(qkv, kv, self._maps(qkv.dtype), edge, cap, index, self.heads)
         out = self.out(out).view(batch, n, self.dim)
-        return out, weights.view(slots, self.heads, batch, n).permute(2, 1, 3, 0) if weigh else None
-
-    def _qkv(self, linear: nn.Linear, x: Tensor) -> Tensor:
-        return F.relu(linear(x)) if self.relu_qkv else linear(x)
-
-
-def _project(linear: nn.Linear, x: Tensor, relu: bool) -> Tensor:
-    out = project_in(x, linear.weight, linear.bias)
-    return F.relu(out) if relu else out
+        return out, weights.view(slots, self.heads, batch, n).permute(2, 1, 3, 0)
 
 
 class MeanKernel(Kernel):

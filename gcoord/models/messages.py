@@ -39,13 +39,18 @@ class Heard:
         rows = self.rows(table.shape[1])
         return table.reshape(-1, table.shape[-1]).index_select(0, rows.view(-1)).view(*rows.shape, -1)
 
-    def slots(self, weights: Tensor) -> Tensor:
-        """Weights [B, H, N, L] in the graph's own slots, oneself last: [B, H, N, K (+ 1)], 0 where nothing is heard."""
-        weights = weights * self.mask.unsqueeze(1)
-        if self.index is not None or not self.self_loop:
-            return weights
+    def slots(self, weights: Tensor, mask: Tensor, index: Tensor | None) -> Tensor:
+        """Weights [B, H, N, L] in the slots of the graph's own mask and index [B, N, K], 0 where nothing is heard, then
+        oneself: [B, H, N, K (+ 1)]."""
+        if self.index is not None:
+            return weights * self.mask.unsqueeze(1)
+        others = weights
+        if index is not None:
+            index = torch.where(mask, index, 0).unsqueeze(1)
+            others = weights.gather(-1, index.expand(-1, weights.shape[1], -1, -1))
+        others = others * mask.unsqueeze(1)
         own = weights.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
-        return torch.cat([weights * self.others().unsqueeze(1), own], -1)
+        return torch.cat([others, own], -1) if self.self_loop else others
 
     def others(self) -> Tensor:
         """The mask without oneself, [B, N, K]."""
@@ -55,19 +60,16 @@ class Heard:
             return self.mask[..., :-1]
         return self.mask & ~torch.eye(*self.mask.shape[-2:], dtype=torch.bool, device=self.mask.device)
 
-    def dense(self, n_senders: int) -> Heard:
-        """The same graph with every sender in order."""
-        if self.index is None:
-            return self
-        # slots that are not heard write to one column too many, so that they never overwrite a heard one
-        column = torch.where(self.mask, self.index, n_senders)
-        shape = (*column.shape[:2], n_senders + 1)
-        mask = self.mask.new_zeros(shape).scatter_(-1, column, True)[..., :-1]
-        edge = None
-        if self.edge is not None:
-            wide = column.unsqueeze(-1).expand_as(self.edge)
-            edge = self.edge.new_zeros(*shape, self.edge.shape[-1]).scatter(2, wide, self.edge)[:, :, :-1]
-        return Heard(mask, None, edge, self.self_loop)
+
+def dense(mask: Tensor, index: Tensor, edge: Tensor | None, n_senders: int) -> tuple[Tensor, None, Tensor | None]:
+    """A list's mask, index and edge [B, N, K] with every sender in order, [B, N, S]."""
+    # slots that are not heard write to one column too many, so that they never overwrite a heard one
+    column = torch.where(mask, index, n_senders)
+    shape = (*column.shape[:2], n_senders + 1)
+    if edge is not None:
+        wide = edge.new_zeros(*shape, edge.shape[-1])
+        edge = wide.scatter(2, column.unsqueeze(-1).expand_as(edge), edge)[:, :, :-1]
+    return mask.new_zeros(shape).scatter_(-1, column, True)[..., :-1], None, edge
 
 
 def heard(mask: Tensor, index: Tensor | None, edge: Tensor | None, self_loop: bool) -> Heard:
@@ -163,6 +165,10 @@ class Kernel(nn.Module):
         [B, H, N, L]."""
         raise NotImplementedError
 
+    def prefers_dense(self, n_senders: int, slots: int) -> bool:
+        """Whether lists of so many slots are better read as dense graphs of so many senders."""
+        return False
+
     def forward(
         self, x: Tensor, graph: AgentGraph, senders: Tensor | None = None, return_attention: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
@@ -175,7 +181,10 @@ class Kernel(nn.Module):
         mask = mask.reshape(-1, *mask.shape[-2:])
         index = None if index is None else index.reshape(mask.shape)
         edge = None if edge is None else edge.reshape(*mask.shape, -1).to(x.dtype)
-        slots = heard(mask, index, edge, self.self_loop)
+        form = (mask, index, edge)
+        if index is not None and self.prefers_dense(senders.shape[1], index.shape[-1]):
+            form = dense(mask, index, edge, senders.shape[1])
+        slots = heard(*form, self.self_loop)
         out, weights = self.aggregate(x, senders, slots, return_attention)
         receives = None if present is None else present[..., :n].reshape(-1, n, 1)
         if not self.self_loop:
@@ -186,7 +195,7 @@ class Kernel(nn.Module):
         out = (F.relu(out) if receives is None else _Finish.apply(out, receives)).reshape(*batch, n, self.dim)
         if weights is None:
             return out
-        weights = slots.slots(weights)
+        weights = slots.slots(weights, mask, index)
         if receives is not None:
             weights = weights * receives.unsqueeze(1)
         return out, weights.reshape(*batch, *weights.shape[1:])

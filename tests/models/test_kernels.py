@@ -342,13 +342,16 @@ def test_gradients_are_those_of_finite_differences(monkeypatch: pytest.MonkeyPat
         return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
     n, s, h, d, b, e, k = 2, 3, 2, 2, 2, 2, 3
-    heard = torch.rand(n, s, 1, b) < 0.6
-    cap = attention.caps(heard, torch.float64)
-    few = (leaf(n, h, d, b), leaf(s, 2, h, d, b), leaf(n, h, e, b), leaf(n, s, e, b), cap)
-    assert torch.autograd.gradcheck(attention.few_attention, few)
+    cap = attention.caps(torch.rand(n, s, 1, b) < 0.6, torch.float64)
+    two = (leaf(n, 1, h, d, b), leaf(s, 2, h, d, b), leaf(2, h, d, e), leaf(n, s, e, b), cap)
+    assert torch.autograd.gradcheck(attention.few_attention, two)
+    one = (leaf(s, 3, h, d, b), None, None, None, attention.caps(torch.rand(s, s, 1, b) < 0.6, torch.float64))
+    assert torch.autograd.gradcheck(attention.few_attention, one)
     index, cap = torch.randint(0, 4, (k, 5)), attention.caps(torch.rand(k, 1, 5) < 0.6, torch.float64)
-    lists = (leaf(5, h * d), leaf(4, 2 * h * d), leaf(h, e, 5), leaf(k, e, 5), cap, index, h)
-    assert torch.autograd.gradcheck(attention.list_attention, lists)
+    apart = (leaf(5, 1, h * d), leaf(4, 2, h * d), leaf(2, h, d, e), leaf(k, e, 5), cap, index, h)
+    assert torch.autograd.gradcheck(attention.list_attention, apart)
+    together = (leaf(5, 3, h * d), None, leaf(2, h, d, e), leaf(k, e, 5), cap, index, h)
+    assert torch.autograd.gradcheck(attention.list_attention, together)
     assert torch.autograd.gradcheck(attention.project_in, (leaf(b, n, 3), leaf(4, 3), leaf(4)))
     assert torch.autograd.gradcheck(attention.project_out, (leaf(n, 3, b), leaf(4, 3), leaf(4)))
     assert torch.autograd.gradcheck(read, (leaf(3, 2), torch.tensor([True, False, True])))
