@@ -12,8 +12,8 @@ PAGE = HERE.parent / "docs" / "benchmarks.md"
 
 HEAD = """# Benchmarks
 
-Made from `benchmarks/results/*.json` by `python benchmarks/page.py`; `make bench` measures anew. Ours and the peer run in turn on the same machine; figures are
-medians. Times are of a shared two-core machine unless a file says otherwise: read the ratios.
+Made from `benchmarks/results/*.json` by `python benchmarks/page.py`; `make bench` measures anew. Ours and the peer run
+in turn on the same machine. Times vary with what else a machine does: read the ratios.
 """
 
 
@@ -53,3 +53,38 @@ def training(result: dict[str, Any]) -> str:
         for r in result["runs"]
     ]
     return table(["who", "seed", "frames/s", "return per agent", "success"], rows)
+
+
+def kernels(result: dict[str, Any]) -> str:
+    rows = [
+        [r["graphs"], r["agents"], r["neighbours"], r["layout"], *(f"{r[k]:.2f}" for k in ("forward", "both"))]
+        for r in result["sizes"]
+    ]
+    head = ["graphs", "agents", "neighbours", "computed as", "forward: times as fast", "forward and backward"]
+    return table(head, rows)
+
+
+def graphs(result: dict[str, Any]) -> str:
+    rows = [
+        [
+            r["graphs"], r["agents"], r["neighbours"], r["layout"], f"{r['nearest']['min_ms']:.1f}",
+            f"{r['times_faster_than_all_pairs']:.1f}", f"{r['times_faster_than_brute_force']:.1f}",
+            f"{r['kernel_forwards']:.2f}",
+        ]
+        for r in result["neighbours"]
+    ]  # fmt: skip
+    head = ["graphs", "agents", "k", "points", "ms", "times as fast as our all pairs", "as plain brute force"]
+    return table([*head, "in kernel forwards"], rows)
+
+
+def collection(result: dict[str, Any]) -> str:
+    rows = [
+        [r["world"], r["num_envs"], r["n_agents"], name, f"{rate:,.0f}", f"{rate / r['steps_per_second']['bare']:.2f}"]
+        for r in [*result["vmas"], *([result["pursuit"]] if "pursuit" in result else [])]
+        for name, rate in r["steps_per_second"].items()
+    ]
+    return table(["world", "teams", "agents", "side", "environment steps/s", "of the bare simulator"], rows)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
