@@ -217,6 +217,8 @@ def test_the_argument_for_the_size_of_the_team_can_be_named() -> None:
 
 
 def test_a_missing_package_names_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("mpe2.")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "mpe2", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'gcoord\[petting\]'"):
         parallel("mpe2.simple_spread_v3:parallel_env", workers=0)
