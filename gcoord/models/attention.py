@@ -284,8 +284,9 @@ class _ListAttention(torch.autograd.Function):
         if g_weights is not None:
             grad += g_weights
         grad = _softmax_backward(grad, weights, 0)
-        grad_qkv, grad_kv = torch.zeros_like(qkv), None if kv is None else torch.zeros_like(kv)
-        grad_q, into = grad_qkv[:, 0], (grad_qkv[:, 1:] if grad_kv is None else grad_kv).flatten(1)
+        grad_qkv = torch.zeros_like(qkv)
+        # index_add_ is several times as fast into contiguous memory
+        grad_q, into = grad_qkv[:, 0], q.new_zeros(len(keys), 2 * dim)
         message = q.new_empty(walk.size, len(q), 2 * dim)
         for slots in walk:
             wide = walk.widen(grad[slots])
@@ -295,6 +296,9 @@ class _ListAttention(torch.autograd.Function):
             torch.mul(wide, q, out=sent[..., :dim])
             torch.mul(walk.widen(weights[slots]), g, out=sent[..., dim:])
             into.index_add_(0, index[slots].view(-1), sent.view(-1, 2 * dim))
+        grad_kv = None if kv is None else into.view_as(kv)
+        if grad_kv is None:
+            grad_qkv[:, 1:] = into.view(-1, 2, dim)
         if edge is None:
             return grad_qkv, grad_kv, None, None, None, None, None
         grad_edge_q = _mix(grad[None], edge[None, :, None]).squeeze(0)

@@ -42,8 +42,8 @@ def cnn(shape: tuple[int, int, int], dim: int) -> Sense:
     """Convolutions of an image (C, H, W), then a linear map to `dim` features and ReLU: [*, C, H, W] -> [*, dim].
 
     From 36 pixels a side it is the network of Mnih et al., https://doi.org/10.1038/nature14236 (8 x 8 by 4, 4 x 4 by
-    2, 3 x 3 by 1). From 16 cells two 3 x 3 convolutions that halve the size each; on smaller grids, such as an agent's 7 x 7
-    surroundings, two narrow ones, as full width would cost far more than all messages.
+    2, 3 x 3 by 1). From 16 cells two 3 x 3 convolutions that halve the size each; on smaller grids, such as an agent's
+    7 x 7 surroundings, two narrow ones, as full width would cost far more than all messages.
     """
     channels, *sides = shape
     if len(sides) != 2 or channels < 1 or min(sides) < 1:
