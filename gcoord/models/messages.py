@@ -165,8 +165,8 @@ class Kernel(nn.Module):
         [B, H, N, L]."""
         raise NotImplementedError
 
-    def prefers_dense(self, n_senders: int, slots: int) -> bool:
-        """Whether lists of so many slots are better read as dense graphs of so many senders."""
+    def prefers_dense(self, n_senders: int) -> bool:
+        """Whether lists are better read as dense graphs where there are so many senders."""
         return False
 
     def forward(
@@ -182,7 +182,7 @@ class Kernel(nn.Module):
         index = None if index is None else index.reshape(mask.shape)
         edge = None if edge is None else edge.reshape(*mask.shape, -1).to(x.dtype)
         form = (mask, index, edge)
-        if index is not None and self.prefers_dense(senders.shape[1], index.shape[-1]):
+        if index is not None and self.prefers_dense(senders.shape[1]):
             form = dense(mask, index, edge, senders.shape[1])
         slots = heard(*form, self.self_loop)
         out, weights = self.aggregate(x, senders, slots, return_attention)

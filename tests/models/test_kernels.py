@@ -23,7 +23,7 @@ def conv(of: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 def apart(*args: Any, **options: Any) -> RelationKernel:
     """A relation kernel that computes as large teams are computed: per head, or along neighbour lists."""
     kernel = RelationKernel(*args, **options)
-    kernel.few, kernel.dense_per_slot = 0, 0.0
+    kernel.few = 0
     return kernel
 
 
