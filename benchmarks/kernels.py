@@ -1,7 +1,8 @@
 """The relation kernel beside PyG's TransformerConv and GATv2Conv: same graphs, width 64, 8 heads, forward and backward.
 
 `python benchmarks/kernels.py` prints a table and writes benchmarks/results/kernels.json; `--device cuda` measures there
-and writes kernels-cuda.json. The layers take turns, call by call, so that whatever else the machine does meets all alike.
+and writes kernels-cuda.json. The layers take turns, call by call, so that whatever else the machine does meets all
+alike.
 """
 
 from __future__ import annotations
