@@ -148,7 +148,7 @@ class Workers:
             self._owed[w] = False
             if answer and failure is None:
                 message, trace = json.loads(answer)
-                failure = RuntimeError(f"{message} (worker {w})"), WorkerTraceback(trace)
+                failure = WorldError(f"{message} (worker {w})"), WorkerTraceback(trace)
         if failure is not None:
             self.close()
             raise failure[0] from failure[1]
@@ -164,7 +164,7 @@ class Workers:
         rows = self.rows[w]
         self.close()
         which = f"environment {rows[0]}" if len(rows) == 1 else f"environments {rows[0]} to {rows[-1]}"
-        raise RuntimeError(f"worker {w} died ({how}), and with it {which}; the workers are stopped") from None
+        raise WorldError(f"worker {w} died ({how}), and with it {which}; the workers are stopped") from None
 
 
 def _stop(processes: list[subprocess.Popen[bytes]], pipes: list[Connection], lifelines: list[int], owner: int) -> None:
