@@ -13,9 +13,10 @@ from rich.table import Table
 
 from gcoord import run as runs
 from gcoord.command import Job, run_command
+from gcoord.envs.copies import WorldError
 
 
-def train(cfg: DictConfig, job: Job) -> None:
+def train(cfg: DictConfig, job: Job) -> int:
     """One run: build everything, then make its folder, then train, then say how it went and what to type next."""
     console = Console()
     if cfg.resume is not None:
@@ -29,19 +30,25 @@ def train(cfg: DictConfig, job: Job) -> None:
             runs.initialise(run, Path(cfg.init_from))
     for line in about(run, folder):
         console.print(line, highlight=False, soft_wrap=True)
+    go_on = f"python -m gcoord.train resume={folder}"
     try:
         summary = runs.fit(run, folder, console)
+    except WorldError as error:
+        print(f"error: {error}; what was learnt is saved, go on with: {go_on}", file=sys.stderr)
+        return 1
     finally:
         run.close()
     if summary["status"] == "interrupted":
-        console.print(f"stopped; go on with: python -m gcoord.train resume={folder}", soft_wrap=True, highlight=False)
-        return
+        console.print(f"stopped; go on with: {go_on}", soft_wrap=True, highlight=False)
+        return 130
     console.print(results(summary["test"], run))
-    console.print(f"{summary['seconds']:.0f} s of training; the policy is in {folder}", highlight=False, soft_wrap=True)
     larger = ",".join(str(n) for n in dict.fromkeys([*run.sizes, *(max(run.sizes) * k for k in (2, 4, 8))]))
-    console.print(
-        f"next: python -m gcoord.evaluate run={folder} 'n_agents=[{larger}]'", highlight=False, soft_wrap=True
-    )
+    for line in (
+        f"{summary['seconds']:.0f} s of training; the policy is in {folder}",
+        f"next: python -m gcoord.evaluate run={folder} 'n_agents=[{larger}]'",
+    ):
+        console.print(line, highlight=False, soft_wrap=True)
+    return 0
 
 
 def validate(cfg: DictConfig, job: Job) -> None:

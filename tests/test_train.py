@@ -236,7 +236,7 @@ def test_killed_with_signal_nine_it_goes_on_and_leaves_no_orphans(tmp_path):
     quiet = ["evaluation.frames=0", "evaluation.episodes=4", "log.tensorboard=false", "checkpoint_frames=50"]
     process = start(folder, *world, *quiet, "frames=1000000")
     try:
-        wait_for(lambda: (folder / "checkpoints" / "last").exists() or process.poll() is not None)
+        wait_for(lambda: (folder / "checkpoints" / "last" / "state.json").exists() or process.poll() is not None)
         assert process.poll() is None, process.stdout.read()
         workers = children_of(process.pid)
         assert len(workers) >= 2
@@ -249,6 +249,27 @@ def test_killed_with_signal_nine_it_goes_on_and_leaves_no_orphans(tmp_path):
     assert saved > 0
     assert go(f"resume={folder}", f"frames={saved + 100}") == 0
     assert json.loads((folder / "summary.json").read_text())["frames"] >= saved + 100
+
+
+def test_a_worker_that_dies_is_named_and_the_run_stops_with_a_checkpoint(tmp_path):
+    folder = tmp_path / "r"
+    world = ["env=mpe/simple_spread", "env.workers=2", "num_envs=4", *ON_POLICY, "model.encoder.dim=16"]
+    quiet = ["evaluation.frames=0", "evaluation.episodes=4", "log.tensorboard=false", "checkpoint_frames=1000000"]
+    process = start(folder, *world, *quiet, "frames=1000000")
+    try:
+        wait_for(lambda: (folder / "metrics.csv").exists() or process.poll() is not None)
+        assert process.poll() is None, process.stdout.read()
+        os.kill(children_of(process.pid)[-1], signal.SIGKILL)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    last = output.strip().splitlines()[-1]
+    assert "worker" in last and "SIGKILL" in last and f"resume={folder}" in last
+    assert "Traceback" not in output
+    saved = load_state(folder / "checkpoints" / "last")["learner"]["counters"]["frames"]
+    assert saved > 0
+    assert go(f"resume={folder}", f"frames={saved + 50}") == 0
 
 
 def alive(pid: int) -> bool:
@@ -269,6 +290,7 @@ def test_ctrl_c_stops_cleanly_with_a_checkpoint(tmp_path):
     finally:
         process.kill()
     assert "Traceback" not in output
+    assert process.returncode == 130
     assert f"resume={folder}" in output.replace("\n", "")
     assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
     assert load_state(folder / "checkpoints" / "last")["learner"]["counters"]["frames"] > 0
