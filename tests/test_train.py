@@ -137,6 +137,14 @@ def test_learning_the_toy_beats_random_clearly(tmp_path, algo):
     assert test["trained"]["return_per_agent"] > test["random"]["return_per_agent"] + 0.25
 
 
+@pytest.mark.parametrize("experiment", options_of("experiment"))
+def test_every_experiment_composes_and_runs(tmp_path, experiment):
+    small = ["frames=60", "num_envs=2", "source.warmup=30", "source.bursts=1", "source.capacity=1000", "env.workers=0"]
+    quiet = ["evaluation.episodes=2", "evaluation.num_envs=2", "log.tensorboard=false", f"run_dir={tmp_path}/r"]
+    cycles = ["env.max_cycles=20"] if experiment.startswith("pursuit") else []
+    assert go(f"experiment={experiment}", *small, *quiet, *cycles) == 0
+
+
 # Resuming
 
 

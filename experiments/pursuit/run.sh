@@ -6,7 +6,7 @@ PY=${PY:-.venv/bin/python}
 RUNS=${RUNS:-runs/pursuit}
 FRAMES=${FRAMES:-40000}
 export OMP_NUM_THREADS=1
-train() { [ -f "$RUNS/$1/policy.json" ] || $PY -m gcoord.train env=sisl/pursuit algo=dgn n_agents=4 "frames=$FRAMES" "seed=$1" "run_dir=$RUNS/$1" num_envs=8 env.workers=0 algo.epsilon_frames=20000 evaluation.frames=0 evaluation.episodes=16 evaluation.num_envs=8; }
+train() { [ -f "$RUNS/$1/policy.json" ] || $PY -m gcoord.train experiment=pursuit_dgn "frames=$FRAMES" "seed=$1" "run_dir=$RUNS/$1" env.workers=0; }
 train 0 & train 1
 wait
 train 2
