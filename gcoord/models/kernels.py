@@ -33,8 +33,8 @@ class RelationKernel(Kernel):
     once: a second backward raises RuntimeError.
     """
 
-    # Up to so many senders all pairs are computed at once, whatever the graph's form; beyond, lists along their slots and
-    # dense graphs by matrix products per head are faster (measured at 3 and 8 neighbours, on a CPU).
+    # Up to so many senders all pairs are computed at once, whatever the graph's form; beyond, lists along their slots
+    # and dense graphs by matrix products per head are faster (measured at 3 and 8 neighbours, on a CPU).
     few: int = 16
 
     def __init__(
