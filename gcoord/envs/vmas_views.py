@@ -81,6 +81,8 @@ class Navigation(View):
     another, per agent and episode (each step of a touch counts, and costs 1).
 
     Arguments besides VmasEnv's:
+        goal_sight: a goal further away than this is sensed in its direction at this distance, so that what an agent
+            senses stays what it was in a small arena; None: at its true distance.
         lidar: sense the others by rays; without, the graph tells where they are, and the simulator's main cost is gone.
         collisions: whether agents are solid.
         shared_rew: whether agents earn the team's progress instead of their own.
@@ -98,11 +100,15 @@ class Navigation(View):
         continuous: bool | str = "auto",
         density: str = "fixed",
         max_steps: int | None = 100,
+        goal_sight: float | None = 1.0,
         lidar: bool = False,
         collisions: bool = True,
         shared_rew: bool = False,
         **options: Any,
     ) -> None:
+        if goal_sight is not None and not goal_sight > 0:
+            raise ValueError(f"expected goal_sight above 0, or none (got {goal_sight})")
+        self._goal_sight = goal_sight
         if lidar and not collisions:
             raise ValueError("expected collisions=True with lidar=True, as rays only see solid agents (got False)")
         self._lidar, self._collisions, self._shared = lidar, collisions, shared_rew
@@ -129,7 +135,10 @@ class Navigation(View):
 
     def _own(self) -> Tensor:
         position = self._stack(self.agents, "pos")
-        parts = [self._stack(self.agents, "vel"), self.extra["goal"] - position]
+        goal = self.extra["goal"] - position
+        if self._goal_sight is not None:
+            goal = goal * (self._goal_sight / torch.linalg.vector_norm(goal, dim=-1, keepdim=True)).clamp(max=1.0)
+        parts = [self._stack(self.agents, "vel"), goal]
         if self._lidar:
             parts.append(self._rays(position))
         return torch.cat(parts, dim=-1)

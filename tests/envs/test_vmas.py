@@ -56,6 +56,13 @@ def same_seen(x: Any, y: Any) -> bool:
 # Any scenario ------------------------------------------------------------------------------------------------------
 
 
+def test_navigation_senses_far_goals_in_their_direction() -> None:
+    near, far = (Navigation(n_agents=16, num_envs=4, goal_sight=sight).reset(0).own[..., 2:4] for sight in (0.5, None))
+    length = far.norm(dim=-1, keepdim=True)
+    assert (length > 0.5).any() and (length < 0.5).any()
+    torch.testing.assert_close(near, torch.where(length > 0.5, far / length * 0.5, far))
+
+
 @pytest.mark.parametrize("continuous", [True, False])
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_step_is_the_simulators_own(name: str, continuous: bool) -> None:
@@ -366,7 +373,7 @@ def test_positions_are_the_simulators(view: type[View]) -> None:
 
 
 def test_navigation_senses_its_velocity_and_its_way_to_the_goal() -> None:
-    env = Navigation(num_envs=3, lidar=True)
+    env = Navigation(num_envs=3, lidar=True, goal_sight=None)
     seen = env.reset(0)
     goal = torch.stack([agent.goal.state.pos for agent in env.agents], dim=1)
     assert torch.equal(seen.own[..., 2:4], goal - seen.position)
