@@ -218,7 +218,7 @@ class Nearest:
     k: int
     ties: Ties = "admit"
     entity_k: int | None = None
-    dense_up_to: int = 128
+    dense_up_to: int = 32
     cells_from: int = 512
 
     def __post_init__(self) -> None:
