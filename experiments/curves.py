@@ -1,6 +1,7 @@
 """Learning curves over seeds with intervals, beside the random policy.
 
-`python experiments/curves.py <results.csv> <out.png> <run> [<run> ...]`; `results.csv` is what `gcoord.evaluate` wrote for these runs: its random rows at the training size are the band.
+`python experiments/curves.py <results.csv> <out.png> <run> [<run> ...]`, where `results.csv` is what `gcoord.evaluate`
+wrote for these runs: its random rows at the training size are the band.
 """
 
 from __future__ import annotations

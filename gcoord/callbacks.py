@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import signal
 import time
 from pathlib import Path
@@ -78,7 +79,7 @@ class Rounds(lightning.Callback):
         self.run, self.bar = run, bar
         self.interrupted = False
         self.began = time.monotonic()
-        self.frames_before = self.saved_at = self.evaluated_at = run.learner.frames
+        self.frames_before = self.saved_at = run.learner.frames
         self._old_handler: Any = None
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -96,6 +97,7 @@ class Rounds(lightning.Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         run, learner = self.run, self.run.learner
+        run.source.end_round()
         now = time.monotonic()
         frames = learner.frames - self.frames_before
         figures = {
@@ -106,10 +108,15 @@ class Rounds(lightning.Callback):
             "updates": float(learner.updates),
             "frames_per_second": frames / max(now - self.began, 1e-9),
         }
+        for name, value in figures.items():
+            if name.startswith(("loss_", "grad_norm_")) and not math.isfinite(value):
+                raise ValueError(
+                    f"expected finite losses and gradients (got {name}={value} at {learner.frames} frames)"
+                )
         self.began, self.frames_before = now, learner.frames
         finished = learner.frames >= run.cfg.frames
-        if run.cfg.evaluation.frames and (finished or learner.frames - self.evaluated_at >= run.cfg.evaluation.frames):
-            self.evaluated_at = learner.frames
+        if run.cfg.evaluation.frames and (finished or learner.frames - run.evaluated_at >= run.cfg.evaluation.frames):
+            run.evaluated_at = learner.frames
             figures |= {f"evaluation_{name}": value for name, value in run.evaluate().items()}
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=learner.frames)
@@ -122,7 +129,8 @@ class Rounds(lightning.Callback):
             trainer.should_stop = True
         self.began = time.monotonic()
 
-    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    def release(self) -> None:
+        """Gives Ctrl-C back to whoever had it."""
         if self._old_handler is not None:
             signal.signal(signal.SIGINT, self._old_handler)
 

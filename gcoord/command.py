@@ -139,7 +139,7 @@ def _run(task: Task, config: DictConfig, job: Job) -> int:
         return INTERRUPTED
     except (ValueError, OSError, ImportError) as error:
         # What the parts refuse when they meet reads "expected ... (got ...)"; anything else is a fault, shown whole.
-        if _is_line(error) and (str(error).startswith("expected ") or isinstance(error, ImportError)):
+        if _is_line(error) and (str(error).startswith("expected ") or not isinstance(error, ValueError)):
             return _refuse(error)
         raise
 

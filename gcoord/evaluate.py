@@ -59,7 +59,7 @@ def make_sweep(cfg: DictConfig, console: Console) -> Sweep:
 
 def validate(cfg: DictConfig, job: Job) -> None:
     """All that `evaluate` would refuse, without playing."""
-    make_sweep(cfg, Console(quiet=True))
+    make_sweep(cfg, Console(quiet=True)).check(conf.team_sizes(cfg.n_agents))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ summary.json. Nothing is written before everything is built.
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import random
 import time
@@ -51,6 +52,7 @@ class Run:
     names: dict[str, str] = field(default_factory=dict)
     folder: Path | None = None
     best: float = float("-inf")
+    evaluated_at: int = 0
     restored: dict[str, Any] | None = None
     judges: dict[int, TeamEnv] = field(default_factory=dict)
 
@@ -114,9 +116,16 @@ class Run:
             "source": self.source.state_dict() if source is None else source,
             "rng": rng_state(),
             "best": self.best,
+            "evaluated_at": self.evaluated_at,
+            "names": self.names,
         }
         save_state(self._folder / "checkpoints" / "last", state)
+        self.source.committed()
         self.summarise("running")
+
+    def is_sound(self) -> bool:
+        """Whether every weight is a number."""
+        return all(bool(value.isfinite().all()) for value in self.learner.parameters())
 
     def rescue(self, optimizer: torch.optim.Optimizer) -> None:
         """A checkpoint after something failed: what was learnt, and the worlds as before the collection that failed."""
@@ -180,9 +189,12 @@ def make_world(cfg: DictConfig, size: int | None, num_envs: int, device: torch.d
 def build(cfg: DictConfig) -> Run:
     """Makes worlds, learner and source. Raises ValueError or OSError, in one line, before anything is written."""
     sizes = [None] if cfg.n_agents is None else conf.team_sizes(cfg.n_agents)
-    for name in ("frames", "num_envs"):
-        if not isinstance(cfg[name], int) or isinstance(cfg[name], bool) or cfg[name] < 1:
-            raise ValueError(f"expected {name} to be a positive whole number (got {cfg[name]!r})")
+    if len(set(sizes)) < len(sizes):
+        raise ValueError(f"expected every team size once (got {sizes})")
+    for name in ("frames", "num_envs", "checkpoint_frames", "threads", "evaluation.episodes", "evaluation.num_envs"):
+        value = OmegaConf.select(cfg, name)
+        if (name != "threads" or value is not None) and (type(value) is not int or value < 1):
+            raise ValueError(f"expected {name} to be a positive whole number (got {value!r})")
     if not isinstance(cfg.seed, int) or cfg.seed < 0:
         raise ValueError(f"expected seed to be a whole number from 0 on (got {cfg.seed!r})")
     for name in ("tensorboard", "wandb", "mlflow"):
@@ -210,7 +222,7 @@ def build(cfg: DictConfig) -> Run:
         body = partial(conf.build(cfg.model), specs[0], conf.build(cfg.topology))
         learner: Learner = conf.build(cfg.algo)(spec=specs[0], body=body).to(device)
         collectors = [Collector(world, cfg.seed * 1_009 + i) for i, world in enumerate(worlds)]
-        source: Source = conf.build(cfg.source)(learner=learner, collectors=collectors)
+        source: Source = conf.build(cfg.source)(learner=learner, collectors=collectors, seed=cfg.seed)
     except BaseException:
         for world in worlds:
             world.close()
@@ -228,14 +240,21 @@ def resume(folder: Path, frames: int | None = None, device: str | None = None) -
     cfg.frames = cfg.frames if frames is None else frames
     cfg.device = cfg.device if device is None else device
     done = state["learner"]["counters"]["frames"]
-    if done >= cfg.frames:
+    if done >= cfg.frames and is_finished(folder):
         raise ValueError(f"expected frames above {done}, which {folder} already has, to go on (got {cfg.frames})")
     run = build(cfg)
     run.source.attach(folder / "checkpoints")
     run.learner.load_state(state["learner"])
     run.source.load_state_dict(state["source"])
-    run.best, run.restored = state["best"], state
+    run.best, run.evaluated_at, run.names = state["best"], state["evaluated_at"], state["names"]
+    run.restored = state
     return run
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has been tested to its end (one that was stopped during its test has its frames but not that)."""
+    path = folder / "summary.json"
+    return path.is_file() and json.loads(path.read_text()).get("status") == "finished"
 
 
 def initialise(run: Run, folder: Path) -> None:
@@ -247,7 +266,10 @@ def initialise(run: Run, folder: Path) -> None:
     differing += [name for name in own if name in state and own[name].shape != state[name].shape]
     if unfit := [name for name in differing if not name.startswith("value_norm.")]:
         raise ValueError(f"expected the networks of {folder} to fit this configuration (got other {sorted(unfit)[:3]})")
-    run.learner.load_state_dict(state)
+    if differing:
+        # Value statistics of one side only: the new run begins with its own.
+        state = {name: value for name, value in state.items() if not name.startswith("value_norm.")}
+    run.learner.load_state_dict(state, strict=not differing)
 
 
 def read_config(folder: Path) -> DictConfig:
@@ -280,22 +302,32 @@ def fit(run: Run, folder: Path, console: Console | None = None) -> dict[str, Any
     run.source.attach(folder / "checkpoints")
     run.summarise("running")
     began = time.monotonic()
+    interrupted = run.learner.frames < run.cfg.frames and optimise(run, console)
+    seconds = time.monotonic() - began
+    if run.best == float("-inf"):
+        run.save_policy()
+    status, test = ("interrupted", {}) if interrupted else ("finished", run.test())
+    run.summarise(status, seconds=round(seconds, 1), test=test)
+    return {"status": status, "seconds": seconds, "test": test}
+
+
+def optimise(run: Run, console: Console) -> bool:
+    """Lightning's fit, round by round, until the frames are there; whether Ctrl-C ended it before."""
     with Bar(run.cfg.frames, run.learner.frames, console) as bar:
         rounds = Rounds(run, bar)
         trainer = make_trainer(run, rounds)
         try:
             trainer.fit(run.learner, train_dataloaders=run.source)
+        except SystemExit as error:
+            # Lightning's answer to a second Ctrl-C.
+            raise KeyboardInterrupt from error
         except Exception:
-            if trainer.optimizers:
+            if trainer.optimizers and run.restored is None and run.source.has_collected and run.is_sound():
                 run.rescue(trainer.optimizers[0])
             raise
-    seconds = time.monotonic() - began
-    status = "interrupted" if rounds.interrupted else "finished"
-    if run.best == float("-inf"):
-        run.save_policy()
-    test = {} if rounds.interrupted else run.test()
-    run.summarise(status, seconds=round(seconds, 1), test=test)
-    return {"status": status, "seconds": seconds, "test": test}
+        finally:
+            rounds.release()
+    return rounds.interrupted
 
 
 def make_trainer(run: Run, rounds: Rounds) -> lightning.Trainer:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 from rich.table import Table
 
@@ -25,9 +25,13 @@ def train(cfg: DictConfig, job: Job) -> int:
     else:
         run = runs.build(cfg)
         run.names = {group: choice for group, choice in job.choices.items() if choice}
-        folder = run_folder(cfg, run, job)
-        if cfg.init_from is not None:
-            runs.initialise(run, Path(cfg.init_from))
+        try:
+            folder = run_folder(cfg, run, job)
+            if cfg.init_from is not None:
+                runs.initialise(run, Path(cfg.init_from))
+        except BaseException:
+            run.close()
+            raise
     for line in about(run, folder):
         console.print(line, highlight=False, soft_wrap=True)
     go_on = f"python -m gcoord.train resume={folder}"
@@ -58,8 +62,15 @@ def validate(cfg: DictConfig, job: Job) -> None:
         runs.read_config(Path(cfg.resume))
         return
     small = cfg.copy()
-    small.num_envs = 1
-    runs.build(small).close()
+    if isinstance(cfg.num_envs, int) and cfg.num_envs > 1:
+        small.num_envs = len(cfg.n_agents) if isinstance(cfg.n_agents, ListConfig) else 1
+    run = runs.build(small)
+    try:
+        run_folder(cfg, run, job)
+        if cfg.init_from is not None:
+            runs.initialise(run, Path(cfg.init_from))
+    finally:
+        run.close()
 
 
 def may_change(cfg: DictConfig, job: Job) -> dict[str, Any]:
@@ -84,7 +95,6 @@ def run_folder(cfg: DictConfig, run: runs.Run, job: Job) -> Path:
     if job.number is not None:
         folder = folder / str(job.number) if cfg.run_dir is not None else Path(f"{folder}-{job.number}")
     if (folder / "config.yaml").exists():
-        run.close()
         raise ValueError(f"expected a run_dir without a run (got {folder}); go on with it by resume={folder}")
     return folder
 
@@ -103,7 +113,7 @@ def about(run: runs.Run, folder: Path) -> list[str]:
 
 def results(test: dict[str, dict[str, dict[str, float]]], run: runs.Run) -> Table:
     """Random and trained side by side, in episodes that no choice was based on."""
-    table = Table(title=f"{run.cfg.evaluation.episodes} greedy test episodes", title_justify="left")
+    table = Table(title=f"{run.cfg.evaluation.episodes} test episodes, the trained policy greedy", title_justify="left")
     figures = [name for name in next(iter(test.values()))["trained"] if name != "length"]
     for name in ("agents", "policy", *figures):
         table.add_column(name, justify="left" if name == "policy" else "right")

@@ -307,6 +307,11 @@ def test_ctrl_c_stops_cleanly_with_a_checkpoint(tmp_path):
 # Bad input
 
 BAD = {
+    "n_agents=[3,3]": "expected every team size once",
+    "evaluation.episodes=0": "expected evaluation.episodes",
+    "checkpoint_frames=-1": "expected checkpoint_frames",
+    "threads=0": "expected threads",
+    "source=replay": "expected source=rollouts",
     "unknown_key=1": "unknown_key",
     "env.nonsense=1": "nonsense",
     "n_agents=four": "expected n_agents to be a positive whole number or a list of them (got 'four')",
@@ -389,6 +394,23 @@ def test_evaluation_twice_gives_the_same_figures(tmp_path):
         assert judge(f"run={tmp_path}/r", "n_agents=[4,6]", "episodes=8", f"out={tmp_path}/{name}") == 0
         texts.append((tmp_path / name / "results.csv").read_text())
     assert texts[0] == texts[1]
+
+
+def test_a_run_that_diverges_ends_in_one_line_and_keeps_its_last_sound_checkpoint(tmp_path, capfd):
+    code = go(*TOY, *ON_POLICY, "algo.lr=1e30", "frames=5000", f"run_dir={tmp_path}/r", "checkpoint_frames=100000")
+    assert code == 2
+    assert "expected finite losses and gradients" in capfd.readouterr().err
+    assert not (tmp_path / "r" / "checkpoints" / "last" / "state.json").exists()
+
+
+def test_a_run_stopped_during_its_test_is_tested_when_it_is_resumed(tmp_path):
+    assert go(*TOY, *ON_POLICY, "frames=100", f"run_dir={tmp_path}/r") == 0
+    path = tmp_path / "r" / "summary.json"
+    summary = json.loads(path.read_text())
+    path.write_text(json.dumps({**summary, "status": "running", "test": {}}))
+    assert go(f"resume={tmp_path}/r") == 0
+    again = json.loads(path.read_text())
+    assert again["test"] == summary["test"] and again["names"] == summary["names"] and again["names"]
 
 
 @pytest.mark.parametrize("override", ["run=nowhere", "n_agents=[4,four]", "modes=[magic]", "episodes=0"])

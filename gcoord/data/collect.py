@@ -62,8 +62,9 @@ class Episodes:
         return {"reward": self.reward, "length": self.length, "metrics": dict(self.metrics)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.reward, self.length = state["reward"].clone(), state["length"].clone()
-        self.metrics = {name: value.clone() for name, value in state["metrics"].items()}
+        device = self.reward.device
+        self.reward, self.length = state["reward"].to(device, copy=True), state["length"].to(device, copy=True)
+        self.metrics = {name: value.to(device, copy=True) for name, value in state["metrics"].items()}
 
 
 class Collector:
@@ -197,12 +198,12 @@ class Collector:
             state["env"] = self.env.state_dict() if hasattr(self.env, "state_dict") else None
         return state
 
-    def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Goes on from there; False where the world cannot be restored and starts new episodes."""
-        self.key, self.memory = state["key"], state["memory"]
+    def load_state_dict(self, state: dict[str, Any], device: Any = "cpu") -> bool:
+        """Goes on from there on `device`; False where the world cannot be restored and starts new episodes."""
+        self.key = state["key"]
+        self.memory = None if state["memory"] is None else state["memory"].to(device)
         if state["seen"] is None:
             return True
-        device = state["seen"]["own"].device
         self.episodes = Episodes(self.spec, device)
         if state["env"] is None or not hasattr(self.env, "load_state_dict"):
             self.seen = self.env.reset(self.seed + self.key)
@@ -210,7 +211,7 @@ class Collector:
             return False
         self.env.load_state_dict(state["env"])
         self.episodes.load_state_dict(state["episodes"])
-        self.seen = Observation(**state["seen"], batch_size=[self.spec.num_envs])
+        self.seen = Observation(**state["seen"], batch_size=[self.spec.num_envs]).to(device)
         return True
 
 
@@ -224,6 +225,13 @@ def check_finite(trajectory: Trajectory, spec: TeamSpec) -> None:
     steps = trajectory.steps
     mask = learns(steps)
     fields = {"reward": steps.reward.unsqueeze(-1), "own": steps.seen.own, "position": steps.seen.position}
+    present = steps.seen.entity_present
+    for name in ("entities", "entity_position"):
+        value = getattr(steps.seen, name)
+        if value is not None and not (value.isfinite().all(-1) | (~present if present is not None else False)).all():
+            raise ValueError(
+                f"expected finite numbers from {spec.world or 'the world'} (got {name} with NaN or infinity)"
+            )
     for name, value in fields.items():
         if value is None or not value.is_floating_point():
             continue
@@ -301,7 +309,7 @@ def random_actions(spec: TeamSpec, seed: int, device: Any = "cpu") -> Act:
     low, high, counts, discrete = (x.to(device) for x in (low, high, counts, discrete))
 
     def act(seen: Observation, memory: Tensor | None, key: Tensor) -> tuple[Tensor, Tensor | None]:
-        kind = seen.kind
+        kind = torch.where(seen.alive, seen.kind, 0)
         shape = (*kind.shape, spec.n_actions)
         noise = torch.rand(shape, generator=generator, device=device)
         box = low[kind] + noise * (high[kind] - low[kind])

@@ -53,6 +53,7 @@ class Replay:
         self.capacity = capacity
         self.max_bytes = max_bytes
         self.device = torch.device(device)
+        self.files: RowFiles | None = None
         self.folder = folder
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.num_envs = 0
@@ -83,7 +84,13 @@ class Replay:
 
     @folder.setter
     def folder(self, folder: str | os.PathLike[str] | None) -> None:
-        self.files = None if folder is None else RowFiles(Path(folder))
+        if folder is None or self.folder != Path(folder):
+            self.files = None if folder is None else RowFiles(Path(folder))
+
+    def committed(self) -> None:
+        """Say that the last `state_dict` is in a checkpoint on disk; files it does not need are deleted."""
+        if self.files is not None:
+            self.files.committed()
 
     @property
     def nbytes(self) -> int:

@@ -17,8 +17,8 @@ Device = torch.device | str
 class RowFiles:
     """What checkpoints hold of a replay's rows, each file a run of rows.
 
-    A file is deleted when neither the latest saved list nor the one before names it: a checkpoint that fails half-way
-    leaves its predecessor's files in place.
+    Files are deleted by `committed` alone, when the checkpoint that no longer names them is on disk: however many saves
+    fail before, the last good checkpoint's files stay in place.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,12 +44,15 @@ class RowFiles:
             except OSError as error:
                 raise OSError(f"expected to save replay rows in {self.folder} (got: {error})") from error
             files.append({"name": name, "first": first, "end": end, "sha256": digest})
-        needed = {file["name"] for file in [*files, *self._files]}
+        self._files, self._written = files, end
+        return [dict(file) for file in files]
+
+    def committed(self) -> None:
+        """Say that the list saved last is in a checkpoint on disk; deletes what it does not name."""
+        needed = {file["name"] for file in self._files}
         for path in self.folder.glob("rows-*"):
             if path.name not in needed:
                 path.unlink()
-        self._files, self._written = files, end
-        return [dict(file) for file in files]
 
     def load(self, files: list[dict[str, Any]], device: Device) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """First row and tensors of each saved file, in the order in which they are to be put back.

@@ -23,9 +23,21 @@ class Source:
     (environment steps summed over teams, reset rows not counted) and agent steps are the learner's.
     """
 
-    def __init__(self, learner: Learner, collectors: list[Collector]) -> None:
+    on_policy = True
+
+    def __init__(self, learner: Learner, collectors: list[Collector], seed: int = 0) -> None:
+        if learner.on_policy != self.on_policy:
+            kind = "rollouts" if learner.on_policy else "replay"
+            raise ValueError(f"expected source={kind} for {type(learner).__name__} (got {type(self).__name__})")
         self.learner, self.collectors = learner, collectors
+        self.generator = torch.Generator().manual_seed(seed)
         self._before: list[dict[str, Any]] = []
+
+    def end_round(self) -> None:
+        """Called when the last batch of a round has been learnt from, before anything is saved."""
+
+    def committed(self) -> None:
+        """Called when a checkpoint with the last `state_dict` is safely on disk."""
 
     def attach(self, folder: Path) -> None:
         """Names the folder of the run's checkpoints, before anything is saved or restored."""
@@ -63,16 +75,21 @@ class Source:
 
     def state_dict(self, failed: bool = False) -> dict[str, Any]:
         """Where everything stands; after a collection that `failed`, where its worlds stood before it."""
-        return {"collectors": self._before if failed else [collector.state_dict() for collector in self.collectors]}
+        standing = self._before if failed else [collector.state_dict() for collector in self.collectors]
+        return {"collectors": standing, "generator": self.generator.get_state()}
+
+    @property
+    def has_collected(self) -> bool:
+        """Whether `state_dict(failed=True)` has something to say."""
+        return bool(self._before)
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
         """Goes on from there; False where a world could not be restored and begins new episodes."""
+        device = next(self.learner.parameters()).device
+        self.generator.set_state(state["generator"].cpu())
         parts = zip(self.collectors, state["collectors"], strict=True)
-        restored = [collector.load_state_dict(part) for collector, part in parts]
+        restored = [collector.load_state_dict(part, device) for collector, part in parts]
         return all(restored)
-
-    def feedback(self, index: Tensor, td_error: Tensor) -> None:
-        """Hears the errors of the batch that was learnt last; sources without priorities have no use for them."""
 
     def close(self) -> None:
         for collector in self.collectors:
@@ -88,16 +105,29 @@ class Rollouts(Source):
         steps: rows a rollout has of every team (T).
         epochs: passes over a rollout.
         minibatch: environment steps in a batch; a recurrent policy gets whole sequences of as many teams as fit.
+        seed: of the order of batches.
     """
 
     def __init__(
-        self, learner: Learner, collectors: list[Collector], steps: int = 100, epochs: int = 6, minibatch: int = 1600
+        self,
+        learner: Learner,
+        collectors: list[Collector],
+        steps: int = 100,
+        epochs: int = 6,
+        minibatch: int = 1600,
+        seed: int = 0,
     ) -> None:
-        super().__init__(learner, collectors)
+        super().__init__(learner, collectors, seed)
         if min(steps, epochs, minibatch) < 1:
             raise ValueError(f"expected steps, epochs and minibatch of at least 1 (got {steps}, {epochs}, {minibatch})")
         self.steps, self.epochs, self.minibatch = steps, epochs, minibatch
         self.recurrent = learner.agent.body.memory is not None
+        self._fresh: list[Trajectory] = []
+
+    def end_round(self) -> None:
+        for trajectory in self._fresh:
+            self.learner.observe(trajectory)
+        self._fresh = []
 
     def _batches_of(self, collector: Collector) -> int:
         frames = collector.spec.num_envs * self.steps
@@ -109,24 +139,26 @@ class Rollouts(Source):
         return self.epochs * sum(self._batches_of(collector) for collector in self.collectors)
 
     def __iter__(self) -> Iterator[Trajectory]:
-        fresh = self.collect(self.steps)
-        prepared = [self.learner.prepare(trajectory) for trajectory in fresh]
+        self.end_round()
+        self._fresh = self.collect(self.steps)
+        prepared = [self.learner.prepare(trajectory) for trajectory in self._fresh]
         if not self.recurrent:
             prepared = [flat(trajectory) for trajectory in prepared]
         for _ in range(self.epochs):
             cuts: list[tuple[Trajectory, Tensor]] = []
             for trajectory, collector in zip(prepared, self.collectors, strict=True):
                 columns = trajectory.steps.batch_size[1]
-                order = torch.randperm(columns, device=trajectory.steps.reward.device)
+                order = torch.randperm(columns, generator=self.generator).to(trajectory.steps.reward.device)
                 cuts += [(trajectory, part) for part in order.tensor_split(self._batches_of(collector))]
-            for i in torch.randperm(len(cuts)).tolist() if len(prepared) > 1 else range(len(cuts)):
+            for i in torch.randperm(len(cuts), generator=self.generator).tolist():
                 yield columns_of(*cuts[i])
-        for trajectory in fresh:
-            self.learner.observe(trajectory)
 
 
 class Replayed(Source):
     """Windows drawn from what was ever collected, while more is collected.
+
+    A recurrent policy's windows begin with the memory that was stored at their first row (stored state, without
+    burn-in, of https://openreview.net/forum?id=r1lyTjAqYX); the target network begins with the same.
 
     Arguments:
         learner: whose policy explores and learns.
@@ -142,6 +174,8 @@ class Replayed(Source):
         seed: of the draws.
     """
 
+    on_policy = False
+
     def __init__(
         self,
         learner: Learner,
@@ -156,7 +190,7 @@ class Replayed(Source):
         warmup: int = 2_000,
         seed: int = 0,
     ) -> None:
-        super().__init__(learner, collectors)
+        super().__init__(learner, collectors, seed)
         if min(batch, steps, updates, bursts) < 1:
             raise ValueError(
                 f"expected batch, steps, updates and bursts of at least 1 (got {batch}, {steps}, {updates}, {bursts})"
@@ -171,6 +205,10 @@ class Replayed(Source):
         self.replays = Replays(sizes, capacity, max_bytes=max_bytes, device=device, seed=seed)
         self.replays.reserve(collector.example(learner.agent) for collector in collectors)
         self.recurrent = recurrent
+
+    def committed(self) -> None:
+        for replay in self.replays.of_size.values():
+            replay.committed()
 
     def attach(self, folder: Path) -> None:
         for size, replay in self.replays.of_size.items():

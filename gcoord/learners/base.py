@@ -32,6 +32,7 @@ class Learner(lightning.LightningModule):
     """
 
     needs_log_prob = False
+    on_policy = False
     takes_discrete = True
     takes_continuous = True
 

@@ -43,6 +43,7 @@ class PolicyGradient(Learner):
         normalise_advantage: standardise advantages over each rollout.
     """
 
+    on_policy = True
     needs_log_prob = True
 
     def __init__(
@@ -89,13 +90,14 @@ class PolicyGradient(Learner):
 
     @torch.no_grad()
     def prepare(self, trajectory: Trajectory) -> Trajectory:
-        """Adds value and returns [T, B, N], both normalised, and advantage [T, B, N], 0 off living agents of valid
-        steps. Value statistics are updated before the loss reads them."""
+        """Adds value (as the critic gave it) and returns [T, B, N], both normalised, and advantage [T, B, N], 0 off
+        living agents of valid steps. Value statistics are updated before the loss reads them."""
         steps, seen = trajectory.steps, trajectory.seen
         n_agents = steps.reward.shape[-1]
         raw, _ = self.critic.unroll(seen, None, resets(steps.valid), key=trajectory.keys_of_seen)
         value = raw if self.value_norm is None else self.value_norm.denormalise(raw, n_agents)
-        shared = torch.tensor([rule == "team" for rule in self.spec.reward], device=raw.device)[steps.seen.kind[0]]
+        shared = torch.tensor([rule == "team" for rule in self.spec.reward], device=raw.device)
+        shared = shared[torch.where(steps.seen.alive[0], steps.seen.kind[0], 0)]
         advantage, returns = gae(
             steps.reward,
             value,
@@ -113,12 +115,12 @@ class PolicyGradient(Learner):
         self.figure("explained_variance", 1 - error / spread.clamp(min=1e-8))
         if self.value_norm is not None:
             self.value_norm.update(returns, mask, n_agents)
-            returns, value = (self.value_norm.normalise(x, n_agents) for x in (returns, value))
+            returns = self.value_norm.normalise(returns, n_agents)
         if self.normalise_advantage:
             mean = masked_mean(advantage, mask)
             deviation = masked_mean((advantage - mean) ** 2, mask).sqrt()
             advantage = (advantage - mean) / (deviation + 1e-8)
-        trajectory.value, trajectory.returns = value[:-1], returns
+        trajectory.value, trajectory.returns = raw[:-1], returns
         trajectory.advantage = torch.where(mask, advantage, advantage.new_zeros(()))
         return trajectory
 

@@ -180,8 +180,10 @@ class QLearner(Learner):
         own = torch.where(alive, future, future.new_zeros(()))
         if not any(rule == "team" for rule in self.spec.reward):
             return own
-        mean = own.sum(-1, keepdim=True) / alive.sum(-1, keepdim=True).clamp(min=1)
-        shared = torch.tensor([rule == "team" for rule in self.spec.reward], device=kind.device)[kind]
+        shared = torch.tensor([rule == "team" for rule in self.spec.reward], device=kind.device)
+        shared = shared[kind.clamp(0, len(self.spec.kinds) - 1)]
+        sharing = alive & shared
+        mean = torch.where(sharing, own, 0.0).sum(-1, keepdim=True) / sharing.sum(-1, keepdim=True).clamp(min=1)
         return torch.where(shared & ~alive, mean, own)
 
     def _reward_of_team(self, reward: Tensor, alive: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ class Sweep:
         scratch: runs trained from scratch at a size of the sweep, evaluated there only.
         episodes: whole episodes a run and size; every team plays the same number.
         num_envs: teams stepped together.
-        seed: of the worlds; the same for every policy, so that all meet the same episodes.
+        seed: of the worlds; the i-th run of every method meets the same episodes, those of seed + i.
         env: changes to the world's configuration, such as `{"density": "arena"}`.
         device: where everything runs.
         say: hears what is being done.
@@ -133,6 +133,10 @@ class Sweep:
         worlds = {run.policy.spec.world for run in (*runs, *scratch)}
         if len(worlds) != 1:
             raise ValueError(f"expected runs of one world (got {sorted(worlds)})")
+        if any(run.policy.spec.sizes_any() != runs[0].policy.spec.sizes_any() for run in (*runs, *scratch)):
+            raise ValueError("expected runs whose teams see and act alike (got other observations or actions)")
+        if any(run.cfg.env != runs[0].cfg.env for run in (*runs, *scratch)):
+            raise ValueError("expected runs of the same world (got other arguments under env in their config.yaml)")
         if episodes < 1 or num_envs < 1:
             raise ValueError(f"expected episodes and num_envs of at least 1 (got {episodes} and {num_envs})")
         self.runs, self.scratch = runs, scratch
@@ -140,12 +144,12 @@ class Sweep:
         self.env, self.device, self.say = env or {}, pick_device(device), say
         self.density = ""
 
-    def world(self, run: Trained, size: int) -> TeamEnv:
+    def world(self, run: Trained, size: int, num_envs: int | None = None) -> TeamEnv:
         """The world a run was trained in, at another size."""
         node = OmegaConf.merge(run.cfg.env, self.env)
         if "continuous" in node:
             node.continuous = not run.policy.spec.discrete
-        count = min(self.episodes, self.num_envs)
+        count = num_envs or min(self.episodes, self.num_envs)
         env: TeamEnv = conf.build(node, n_agents=size, num_envs=count, device=str(self.device), seed=self.seed)
         if env.spec.sizes_any() != run.policy.spec.sizes_any():
             env.close()
@@ -180,10 +184,13 @@ class Sweep:
             for (method, sizes), members in groups.items():
                 played = [self.trained(env, run, i) for i, run in enumerate(members)]
                 cells.append(Cell(method, "zero_shot", sizes, size, played, max(run.frames for run in members)))
-            here = [run for run in self.scratch if run.policy.trained_on == [size]]
-            if here:
-                played = [self.trained(env, run, i) for i, run in enumerate(here)]
-                cells.append(Cell(here[0].method, "scratch", str(size), size, played, max(r.frames for r in here)))
+            here: dict[str, list[Trained]] = {}
+            for run in self.scratch:
+                if run.policy.trained_on == [size]:
+                    here.setdefault(run.method, []).append(run)
+            for method, members in here.items():
+                played = [self.trained(env, run, i) for i, run in enumerate(members)]
+                cells.append(Cell(method, "scratch", str(size), size, played, max(r.frames for r in members)))
             return cells
         finally:
             env.close()
@@ -193,6 +200,16 @@ class Sweep:
         body = run.policy.agent.body
         memory = body.initial((env.spec.num_envs,), env.spec.n_agents, self.device)
         return self.play(env, acts(run.policy.agent), memory, self.seed + index)
+
+    def check(self, sizes: Sequence[int]) -> None:
+        """Raises ValueError for a size that the world cannot take, or a scratch run at none of the sizes."""
+        for run in self.scratch:
+            if not set(run.policy.trained_on) <= set(sizes) or len(run.policy.trained_on) != 1:
+                raise ValueError(
+                    f"expected scratch runs at one of {list(sizes)} agents (got {run.folder}: {run.sizes})"
+                )
+        for size in sizes:
+            self.world(self.runs[0], size, num_envs=1).close()
 
     def rows(self, sizes: Sequence[int], modes: Iterable[str] = ("zero_shot", "random", "scripted")) -> list[Row]:
         """The whole sweep, tidy."""

@@ -276,6 +276,7 @@ def test_a_checkpoint_writes_only_what_is_new_and_files_do_not_pile_up(tmp_path)
         new = {path.name for path in tmp_path.iterdir()} - before
         assert len(new) == 1 and sum((tmp_path / name).stat().st_size for name in new) < 100 * 2 * 170 * 1.1
         sizes.append(len(list(tmp_path.iterdir())))
+        replay.committed()
     assert max(sizes) == 11 and len(state["files"]) == 10  # 10 hold the ring, 1 only the checkpoint before
     resumed = Replay(2000, folder=tmp_path)
     resumed.load_state_dict(state)
@@ -302,7 +303,27 @@ def test_leftovers_of_killed_checkpoints_are_removed(tmp_path):
     (tmp_path / "rows-0-3-0123456789abcdef.safetensors").write_text("orphan")
     replay.add(rows(0, 3))
     replay.state_dict()
+    replay.committed()
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_however_many_saves_fail_the_last_committed_checkpoint_stays_whole(tmp_path):
+    replay = Replay(14, folder=tmp_path)
+    replay.add(rows(0, 6))
+    good = replay.state_dict()
+    replay.committed()
+    for first in (6, 12, 18):
+        replay.add(rows(first, 6))
+        replay.state_dict()  # never committed: the checkpoint around it could not be written
+    Replay(14, folder=tmp_path).load_state_dict(good)
+
+
+def test_naming_the_same_folder_again_forgets_nothing(tmp_path):
+    replay = Replay(14, folder=tmp_path)
+    replay.add(rows(0, 6))
+    good = replay.state_dict()
+    replay.folder = tmp_path
+    assert replay.state_dict()["files"] == good["files"]
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])

@@ -280,7 +280,7 @@ def test_navigation_works_at_any_size_and_its_arena_keeps_its_density(n_agents: 
     env = Navigation(n_agents=n_agents, num_envs=8)
     seen = env.reset(0)
     side = (n_agents / 4) ** 0.5
-    assert seen.own.shape == (8, n_agents, 4) and seen.position.abs().max() <= side
+    assert seen.own.shape == (8, n_agents, 16) and seen.position.abs().max() <= side
     assert env.spec.max_steps == int(np.ceil(100 * side - 1e-9))
     seen, outcome = env.step(torch.zeros(8, n_agents, 2))
     assert outcome.reward.shape == (8, n_agents) and torch.isfinite(seen.own).all()
@@ -383,7 +383,7 @@ def test_navigation_senses_its_velocity_and_its_way_to_the_goal() -> None:
             torch.testing.assert_close(seen.own[:, i, 4:], rays, rtol=0, atol=3e-6)
         seen, _ = env.step(env._steer(-2 * seen.position))
     assert (seen.own[..., 4:] > 0).any()
-    assert seen.own.shape[-1] == 16 and Navigation(num_envs=3).spec.own == (4,)
+    assert seen.own.shape[-1] == 16 and Navigation(num_envs=3, lidar=False).spec.own == (4,)
 
 
 @pytest.mark.parametrize("continuous", [True, False])
@@ -474,7 +474,7 @@ def test_every_scenario_but_the_debugging_ones_has_a_name() -> None:
         (lambda: Navigation(max_steps=0), "max_steps to be a positive whole number"),
         (lambda: Navigation(density="loose"), "density to be fixed or arena"),
         (lambda: Navigation(continuous="maybe"), "continuous to be auto, true or false"),
-        (lambda: Navigation(lidar=True, collisions=False), "expected collisions=True with lidar=True"),
+        (lambda: Navigation(lidar=True, collisions=False), "expected lidar=False with collisions=False"),
         (lambda: Balance(n_agents=1), "at least 2 agents"),
         (lambda: Navigation(device=f"cuda:{torch.cuda.device_count()}"), "expected a device that is there"),
     ],

@@ -7,7 +7,7 @@ import torch
 
 import gcoord
 from gcoord.data.collect import Collector
-from gcoord.data.sources import Rollouts, columns_of, flat
+from gcoord.data.sources import Replayed, Rollouts, columns_of, flat
 from gcoord.graph import Auto, Lossy
 from gcoord.learners.policy_gradient import PolicyGradient
 from gcoord.models import GraphEncoder
@@ -144,3 +144,24 @@ def test_two_agents_are_learnt_from_like_any_other_number():
         learner, source = make(n_agents=n_agents, num_envs=2, steps=4)
         gradient = gradients(learner, flat(learner.prepare(source.collect(4)[0])))
         assert all(g.isfinite().all() for g in gradient.values())
+
+
+def test_observation_statistics_are_learnt_once_a_round_and_the_ratio_stays_one():
+    learner, source = make(steps=12)
+    world = source.collectors[0].env
+    body = partial(Body, world.spec, Auto(2), partial(GraphEncoder, dim=16, heads=2), normalise=True)
+    learner = PolicyGradient(world.spec, body, Central)
+    source = Rollouts(learner, [Collector(world, 3)], steps=12, epochs=1, minibatch=72)
+    for round_number in range(3):
+        first = next(iter(source))
+        learner.losses(first)
+        assert abs(learner.take_figures()["approx_kl"]) < 1e-6
+        source.end_round()
+        assert learner.agent.body.normaliser.count > round_number
+        assert learner.critic.body.normaliser.count > round_number
+
+
+def test_a_source_of_the_other_kind_is_refused():
+    learner, source = make()
+    with pytest.raises(ValueError, match="expected source=rollouts for PolicyGradient"):
+        Replayed(learner, source.collectors)
