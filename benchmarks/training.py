@@ -50,8 +50,8 @@ def ours(seed: int, frames: int, threads: int, device: str, model: str) -> dict[
     }
 
 
-# What the peer's defaults say: the comparison is of speed and of learning at equal hyperparameters of the data.
-SAME = ["env.max_steps=100"]
+# One round of messages and 100-step episodes, as the peer has them.
+SAME = ["env.max_steps=100", "model.encoder.rounds=1"]
 
 
 def peer(seed: int, frames: int, threads: int, device: str) -> dict[str, Any]:
@@ -64,8 +64,13 @@ def peer(seed: int, frames: int, threads: int, device: str) -> dict[str, Any]:
         ]  # fmt: skip
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-        result: dict[str, Any] = json.loads(out.read_text())
-    return result
+        result = json.loads(out.read_text())
+    return {
+        "frames_per_second": result["speed"]["frames_per_second"],
+        "return_per_agent": result["evaluation"]["return_per_agent"],
+        "success": result["evaluation"]["success"],
+        "settings": result["settings"],
+    }
 
 
 def measure(seeds: list[int], frames: int, threads: int, device: str) -> dict[str, Any]:
