@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes benchmarks/.venv-peers, the peers' own interpreter: BenchMARL pins versions that must not reach ours.
 # Usage: benchmarks/peers/setup.sh [python]
-# On a machine without CUDA, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu spares gigabytes.
+# On a machine without CUDA, PIP_EXTRA_INDEX_URL can name an index that holds the smaller CPU build of torch.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 venv="$here/../.venv-peers"
