@@ -30,6 +30,7 @@ class Source:
             kind = "rollouts" if learner.on_policy else "replay"
             raise ValueError(f"expected source={kind} for {type(learner).__name__} (got {type(self).__name__})")
         self.learner, self.collectors = learner, collectors
+        self.recurrent = learner.agent.body.memory is not None
         self.generator = torch.Generator().manual_seed(seed)
         self._before: list[dict[str, Any]] = []
 
@@ -121,7 +122,6 @@ class Rollouts(Source):
         if min(steps, epochs, minibatch) < 1:
             raise ValueError(f"expected steps, epochs and minibatch of at least 1 (got {steps}, {epochs}, {minibatch})")
         self.steps, self.epochs, self.minibatch = steps, epochs, minibatch
-        self.recurrent = learner.agent.body.memory is not None
         self._fresh: list[Trajectory] = []
 
     def end_round(self) -> None:
@@ -195,8 +195,7 @@ class Replayed(Source):
             raise ValueError(
                 f"expected batch, steps, updates and bursts of at least 1 (got {batch}, {steps}, {updates}, {bursts})"
             )
-        recurrent = learner.agent.body.memory is not None
-        self.length = (10 if recurrent else 1) if length is None else length
+        self.length = (10 if self.recurrent else 1) if length is None else length
         if self.length < 1:
             raise ValueError(f"expected windows of at least one row (got length={length})")
         self.batch, self.steps, self.updates, self.bursts, self.warmup = batch, steps, updates, bursts, warmup
@@ -204,7 +203,6 @@ class Replayed(Source):
         sizes = [collector.spec.n_agents for collector in collectors]
         self.replays = Replays(sizes, capacity, max_bytes=max_bytes, device=device, seed=seed)
         self.replays.reserve(collector.example(learner.agent) for collector in collectors)
-        self.recurrent = recurrent
 
     def committed(self) -> None:
         for replay in self.replays.of_size.values():

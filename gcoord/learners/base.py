@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gcoord.models.agent import Agent, Body
 from gcoord.spec import TeamSpec
-from gcoord.trajectory import Trajectory, learns
+from gcoord.trajectory import Observation, Trajectory, learns
 
 
 class Learner(lightning.LightningModule):
@@ -76,6 +76,11 @@ class Learner(lightning.LightningModule):
     def bodies(self) -> list[Body]:
         """Every body that reads observations."""
         return [self.agent.body]
+
+    def shares_reward(self, seen: Observation) -> Tensor:
+        """[*, N] bool: whose reward is the team's, by kind; the kind in a dead slot is not read."""
+        rules = torch.tensor([rule == "team" for rule in self.spec.reward], device=seen.kind.device)
+        return rules[torch.where(seen.alive, seen.kind, 0)]
 
     def after_update(self) -> None:
         """Runs after each optimiser step (target networks)."""

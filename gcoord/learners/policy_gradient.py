@@ -83,11 +83,6 @@ class PolicyGradient(Learner):
     def bodies(self) -> list[Body]:
         return [self.agent.body, self.critic.body]
 
-    @property
-    def recurrent(self) -> bool:
-        """Whether rows must be read in order."""
-        return self.agent.body.memory is not None
-
     @torch.no_grad()
     def prepare(self, trajectory: Trajectory) -> Trajectory:
         """Adds value (as the critic gave it) and returns [T, B, N], both normalised, and advantage [T, B, N], 0 off
@@ -96,8 +91,7 @@ class PolicyGradient(Learner):
         n_agents = steps.reward.shape[-1]
         raw, _ = self.critic.unroll(seen, None, resets(steps.valid), key=trajectory.keys_of_seen)
         value = raw if self.value_norm is None else self.value_norm.denormalise(raw, n_agents)
-        shared = torch.tensor([rule == "team" for rule in self.spec.reward], device=raw.device)
-        shared = shared[torch.where(steps.seen.alive[0], steps.seen.kind[0], 0)]
+        shared = self.shares_reward(steps.seen)[0]
         advantage, returns = gae(
             steps.reward,
             value,

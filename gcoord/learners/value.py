@@ -122,7 +122,7 @@ class QLearner(Learner):
         mixed = self.mixer(utilities)
         alive, mask = steps.seen.alive, learns(steps)
         if self.mixer.per_agent:
-            future = self._future_of_each(future, after.alive, steps.seen.kind)
+            future = self._future_of_each(future, after.alive, self.shares_reward(steps.seen))
             reward, goes_on = steps.reward, (~steps.terminated).unsqueeze(-1)
         else:
             reward, goes_on = self._reward_of_team(steps.reward, alive), ~steps.terminated
@@ -174,14 +174,12 @@ class QLearner(Learner):
         assert isinstance(q, Tensor)
         return q
 
-    def _future_of_each(self, future: Tensor, alive: Tensor, kind: Tensor) -> Tensor:
+    def _future_of_each(self, future: Tensor, alive: Tensor, shared: Tensor) -> Tensor:
         """What every agent's next row is worth [T, B, N]: its own if it lives; where the reward is the team's, the mean
         over the living for those who died (earlier actions keep earning)."""
         own = torch.where(alive, future, future.new_zeros(()))
         if not any(rule == "team" for rule in self.spec.reward):
             return own
-        shared = torch.tensor([rule == "team" for rule in self.spec.reward], device=kind.device)
-        shared = shared[kind.clamp(0, len(self.spec.kinds) - 1)]
         sharing = alive & shared
         mean = torch.where(sharing, own, 0.0).sum(-1, keepdim=True) / sharing.sum(-1, keepdim=True).clamp(min=1)
         return torch.where(shared & ~alive, mean, own)

@@ -25,7 +25,6 @@ class Critic(nn.Module):
     def __init__(self, body: Body, central: bool = False, hidden: int = 64) -> None:
         super().__init__()
         self.body = body
-        self.central = central
         # The hidden layer on (h_i, g), split so that g is multiplied once a team.
         self.own = nn.Linear(body.out_dim, hidden)
         self.team = nn.Linear(2 * body.out_dim, hidden, bias=False) if central else None

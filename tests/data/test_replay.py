@@ -315,7 +315,9 @@ def test_however_many_saves_fail_the_last_committed_checkpoint_stays_whole(tmp_p
     for first in (6, 12, 18):
         replay.add(rows(first, 6))
         replay.state_dict()  # never committed: the checkpoint around it could not be written
-    Replay(14, folder=tmp_path).load_state_dict(good)
+    restored = Replay(14, folder=tmp_path)
+    restored.load_state_dict(good)
+    assert restored.added == good["added"] == 6
 
 
 def test_naming_the_same_folder_again_forgets_nothing(tmp_path):
