@@ -15,6 +15,8 @@ from lightning.pytorch.loggers.logger import Logger
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gcoord.checkpoint import whole_file
+
 if TYPE_CHECKING:
     from gcoord.run import Run
 
@@ -40,12 +42,10 @@ class MetricsFile(Logger):
         return rows
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
-        aside = self.path.with_suffix(".new")
-        with open(aside, "w", newline="") as file:
+        with whole_file(self.path) as aside, aside.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)
-        aside.replace(self.path)
 
     @property
     def name(self) -> str:
@@ -184,6 +184,5 @@ class Bar:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes aside, then renames."""
-    aside = path.with_name(f"{path.name}.new")
-    aside.write_text(json.dumps(content, indent=1) + "\n")
-    aside.replace(path)
+    with whole_file(path) as aside:
+        aside.write_text(json.dumps(content, indent=1) + "\n")

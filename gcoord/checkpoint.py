@@ -13,7 +13,8 @@ import os
 import platform
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -262,3 +263,15 @@ def _remove_leftovers(folder: Path) -> None:
     for path in [*folder.glob("state-*.safetensors"), *folder.glob("state.new-*")]:
         if path.name != named:
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A file to write beside `path`, which takes its place when all went well and is removed when not."""
+    path = Path(path)
+    aside = path.with_name(f"{path.name}.new-{os.getpid()}")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)

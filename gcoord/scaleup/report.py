@@ -7,8 +7,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,6 +16,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
+
+from gcoord.checkpoint import whole_file
 
 Mode = Literal["zero_shot", "fine_tuned", "scratch", "random", "scripted"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -69,7 +70,7 @@ FIELDS: dict[str, Callable[[str], Any]] = {
 
 def write_csv(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
     """Write rows as CSV with a header, whole or not at all; numbers keep every digit."""
-    with _whole(path) as aside, aside.open("w", newline="") as file:
+    with whole_file(path) as aside, aside.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(FIELDS)
         writer.writerows([getattr(row, name) for name in FIELDS] for row in rows)
@@ -98,7 +99,7 @@ def write_json(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
         {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
         for row in map(dataclasses.asdict, rows)
     ]
-    with _whole(path) as aside, aside.open("w") as file:
+    with whole_file(path) as aside, aside.open("w") as file:
         json.dump(plain, file, indent=1, allow_nan=False)
         file.write("\n")
 
@@ -194,7 +195,7 @@ def plot(rows: Sequence[Row], path: str | os.PathLike[str], metrics: Sequence[st
         frameon=False,
         fontsize=9,
     )
-    with _whole(path) as aside:
+    with whole_file(path) as aside:
         figure.savefig(aside, format="png")
 
 
@@ -355,15 +356,3 @@ def _with_interval(row: Row | None, decimals: int) -> Text:
         return Text("")
     interval = f"{row.ci_low:.{decimals}f}, {row.ci_high:.{decimals}f}"
     return Text.assemble(f"{row.value:.{decimals}f}", (f"\n{interval}", "dim"))
-
-
-@contextmanager
-def _whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A file to write beside `path`, which takes its place when all went well and is removed when not."""
-    path = Path(path)
-    aside = path.with_name(f"{path.name}.new-{os.getpid()}")
-    try:
-        yield aside
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
