@@ -12,9 +12,9 @@ contribute 0 and carry nothing.
 - Own reward: after its death an agent earns nothing. It bootstraps with `alive_next * V_next`, and its trace ends.
 - Team reward: an agent's earlier actions keep earning, so its stream of rewards goes on as the team's. While it is
   dead its reward is the mean over the living and its value is the team's, `team_value` [T + 1, B] (a central critic's
-  pooled value) or the mean of V over the living. Its delta is therefore the team's mean delta,
-  `mean r + gamma (1 - terminated) V_team_next - V_team`, and the deltas along its life and after telescope as if one
-  agent had lived through. On its return the trace ends and bootstraps with the value of the returned agent.
+  pooled value) or the mean of V over the living, and 0 once all are dead. Its delta is therefore the team's mean
+  delta, `mean r + gamma (1 - terminated) V_team_next - V_team`, and the deltas along its life and after telescope as if
+  one agent had lived through. On its return the trace ends and bootstraps with the value of the returned agent.
 
 Means over the living are taken over those who share. Where an agent is dead or the row is invalid the results are 0,
 and what those rows hold (NaN, garbage) is never read.
@@ -145,7 +145,9 @@ def _streams(
             cut = cut | ~lives_on
         else:
             sharing = torch.as_tensor(shared, device=value.device).expand_as(alive)
-            team = _mean_of(value, alive & sharing) if team_value is None else team_value.unsqueeze(-1)
+            living = alive & sharing
+            team = _mean_of(value, living) if team_value is None else team_value.unsqueeze(-1)
+            team = torch.where(living.any(-1, keepdim=True), team, 0.0)
             value = torch.where(sharing & ~alive, team, value)
             reward = torch.where(sharing[1:] & ~acts, _mean_of(reward, acts & sharing[1:]), reward)
             cut = cut | torch.where(sharing[1:], ~acts & lives_on, ~lives_on)

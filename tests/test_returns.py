@@ -188,6 +188,14 @@ def test_when_the_whole_team_is_dead_nothing_follows():
     close(advantage, 1 - 2, 1 - 3, 0, 0)
 
 
+def test_when_the_whole_team_is_dead_nothing_follows_whatever_a_critic_says_of_it():
+    advantage, _ = gae(
+        agents([1, nan], [1, nan]), agents([2, nan, nan], [3, nan, nan]), lives("100", "100"), flags("00"), flags("00"),
+        flags("11"), gamma=1.0, lam=1.0, shared=True, team_value=torch.tensor([nan, 7.0, 7.0]).unsqueeze(1),
+    )  # fmt: skip
+    close(advantage, 1 - 2, 1 - 3, 0, 0)
+
+
 def test_n_step_targets_by_hand():
     case = {**EPISODES, "alive": None, "terminated": flags("00001"), "truncated": flags("01000"), "gamma": 0.5}
     # One step: 1 + 10; 2 + 15 (truncated: the last observation's value); 0; 3 + 25; 4.

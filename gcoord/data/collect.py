@@ -26,7 +26,9 @@ class Episodes:
         self.spec = spec
         self.reward = torch.zeros(spec.num_envs, device=device)
         self.length = torch.zeros(spec.num_envs, device=device)
-        self.metrics = {name: torch.zeros(spec.num_envs, device=device) for name in spec.metrics}
+        # The maximum of nothing yet is below every value, also those of metrics that are always negative.
+        self.empty = {name: float("-inf") if rule == "any" else 0.0 for name, rule in spec.metrics.items()}
+        self.metrics = {name: torch.full((spec.num_envs,), value, device=device) for name, value in self.empty.items()}
 
     def add(self, seen: Observation, outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
         """One row -> (done [B] bool, figures by name [B], meaningful where done)."""
@@ -55,7 +57,7 @@ class Episodes:
             figures[name] = self.metrics[name] / self.length.clamp(min=1) if rule == "mean" else self.metrics[name]
         keep = (~done).to(self.reward.dtype)
         self.reward, self.length = self.reward * keep, self.length * keep
-        self.metrics = {name: value * keep for name, value in self.metrics.items()}
+        self.metrics = {name: torch.where(done, self.empty[name], value) for name, value in self.metrics.items()}
         return done, figures
 
     def state_dict(self) -> dict[str, Any]:
@@ -65,6 +67,23 @@ class Episodes:
         device = self.reward.device
         self.reward, self.length = state["reward"].to(device, copy=True), state["length"].to(device, copy=True)
         self.metrics = {name: value.to(device, copy=True) for name, value in state["metrics"].items()}
+
+
+class Keys:
+    """The rows' random keys, counted up from a start that belongs to the seed: one for each of B teams and step."""
+
+    def __init__(self, seed: int, num_envs: int) -> None:
+        self.next, self.num_envs = seed * 1_000_003, num_envs
+
+    def peek(self, device: Any) -> Tensor:
+        """[B] long: the keys that `take` gives next."""
+        return torch.arange(self.next, self.next + self.num_envs, device=device)
+
+    def take(self, device: Any) -> Tensor:
+        """[B] long: those of the next row."""
+        keys = self.peek(device)
+        self.next += self.num_envs
+        return keys
 
 
 class Collector:
@@ -77,7 +96,7 @@ class Collector:
 
     def __init__(self, env: TeamEnv, seed: int) -> None:
         self.env, self.seed = env, seed
-        self.key = seed * 1_000_003
+        self.keys = Keys(seed, env.spec.num_envs)
         self.seen: Observation | None = None
         self.memory: Tensor | None = None
         self.episodes: Episodes
@@ -126,11 +145,6 @@ class Collector:
             return None
         return torch.stack(rows[:-1]) if every else rows[0]
 
-    def _keys(self, device: Any) -> Tensor:
-        key = torch.arange(self.key, self.key + self.spec.num_envs, device=device)
-        self.key += self.spec.num_envs
-        return key
-
     @torch.no_grad()
     def collect(
         self, agent: Agent, steps: int, epsilon: float = 0.0, log_prob: bool = False, memories: bool = False
@@ -142,7 +156,7 @@ class Collector:
         seen = self.begin(agent)
         remembered, rows = [self.memory], []
         for _ in range(steps):
-            key = self._keys(seen.own.device)
+            key = self.keys.take(seen.own.device)
             acted = agent.act(seen, self.memory, key=key, epsilon=epsilon)
             following, outcome = self.env.step(acted.action)
             rows.append(
@@ -167,7 +181,7 @@ class Collector:
         trajectory = Trajectory(
             steps=cast(Step, torch.stack(cast(Any, rows))),
             last=seen,
-            last_key=torch.arange(self.key, self.key + self.spec.num_envs, device=seen.own.device),
+            last_key=self.keys.peek(seen.own.device),
             memory=self._remembered(remembered, memories),
             batch_size=[],
         )
@@ -191,7 +205,7 @@ class Collector:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the world stands (where it can say), what was seen last, and the memory of it."""
-        state: dict[str, Any] = {"key": self.key, "seen": None, "memory": self.memory}
+        state: dict[str, Any] = {"key": self.keys.next, "seen": None, "memory": self.memory}
         if self.seen is not None:
             state["seen"] = {name: value for name, value in self.seen.to_dict().items() if value is not None}
             state["episodes"] = self.episodes.state_dict()
@@ -200,13 +214,13 @@ class Collector:
 
     def load_state_dict(self, state: dict[str, Any], device: Any = "cpu") -> bool:
         """Goes on from there on `device`; False where the world cannot be restored and starts new episodes."""
-        self.key = state["key"]
+        self.keys.next = state["key"]
         self.memory = None if state["memory"] is None else state["memory"].to(device)
         if state["seen"] is None:
             return True
         self.episodes = Episodes(self.spec, device)
         if state["env"] is None or not hasattr(self.env, "load_state_dict"):
-            self.seen = self.env.reset(self.seed + self.key)
+            self.seen = self.env.reset(self.seed + self.keys.next)
             self.memory = None if self.memory is None else torch.zeros_like(self.memory)
             return False
         self.env.load_state_dict(state["env"])
@@ -264,11 +278,9 @@ def play(
     running = Episodes(spec, device)
     played = torch.zeros(spec.num_envs, dtype=torch.long, device=device)
     values: dict[str, list[Tensor]] = {}
-    key = seed * 1_000_003
+    keys = Keys(seed, spec.num_envs)
     for _ in range(limit):
-        keys = torch.arange(key, key + spec.num_envs, device=device)
-        key += spec.num_envs
-        action, memory = act(seen, memory, keys)
+        action, memory = act(seen, memory, keys.take(device))
         following, outcome = env.step(action)
         memory = clear(memory, ~outcome.valid)
         done, figures = running.add(seen, outcome)

@@ -89,9 +89,14 @@ class PolicyGradient(Learner):
         living agents of valid steps. Value statistics are updated before the loss reads them."""
         steps, seen = trajectory.steps, trajectory.seen
         n_agents = steps.reward.shape[-1]
-        raw, _ = self.critic.unroll(seen, None, resets(steps.valid), key=trajectory.keys_of_seen)
-        value = raw if self.value_norm is None else self.value_norm.denormalise(raw, n_agents)
-        shared = self.shares_reward(steps.seen)[0]
+        # [B, N]: a slot keeps its kind, and the kind of the dead is not read.
+        shared = (self.shares_reward(seen) & seen.alive).any(0)
+        members = shared.expand_as(seen.alive) if "team" in self.spec.reward else None
+        raw, team, _ = self.critic.unroll(seen, None, resets(steps.valid), key=trajectory.keys_of_seen, members=members)
+        value = raw
+        if self.value_norm is not None:
+            value = self.value_norm.denormalise(raw, n_agents)
+            team = None if team is None else self.value_norm.denormalise(team, n_agents)
         advantage, returns = gae(
             steps.reward,
             value,
@@ -102,6 +107,7 @@ class PolicyGradient(Learner):
             gamma=self.gamma,
             lam=self.lam,
             shared=shared,
+            team_value=team,
         )
         mask = learns(steps)
         spread = masked_mean((returns - masked_mean(returns, mask)) ** 2, mask)
@@ -133,7 +139,7 @@ class PolicyGradient(Learner):
         gain = torch.minimum(ratio * advantage, clipped * advantage)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.entropy > 0):
             entropy = masked_mean(choice.entropy(), mask)
-        value, _ = self.critic.unroll(steps.seen, None, order, key=steps.key)
+        value = self.critic.unroll(steps.seen, None, order, key=steps.key).each
         losses = {
             "policy": -masked_mean(gain, mask),
             "value": self.value_weight * masked_mean(self._value_loss(value, batch), mask),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -11,10 +13,21 @@ from gcoord.models.pool import team_pool
 from gcoord.trajectory import Observation
 
 
+class Values(NamedTuple):
+    """each [*, N]: of every agent; team [*]: of the team as one, None where it was not asked for or is not known;
+    memory after the last row."""
+
+    each: Tensor
+    team: Tensor | None
+    memory: Tensor | None
+
+
 class Critic(nn.Module):
     """A value for every agent (IPPO: `Local`; MAPPO, https://arxiv.org/abs/2103.01955: `Central`).
 
-    V_i = f(h_i), or with `central` V_i = f(h_i, g) where g is the mean and maximum of h over the living.
+    V_i = f(h_i), or with `central` V_i = f(h_i, g) where g is the mean and maximum of h over the living. A central
+    critic also values the team as one, V = f(mean of h_i over the living members, g): where the reward is the team's,
+    that is what a dead agent is worth.
 
     Arguments:
         body: makes the critic's own features of the team.
@@ -35,10 +48,17 @@ class Critic(nn.Module):
         nn.init.zeros_(self.own.bias)
         nn.init.zeros_(self.value.bias)
 
-    def _values(self, features: Features, alive: Tensor) -> Tensor:
-        hidden = self.own(features.h)
+    def _values(self, features: Features, alive: Tensor, members: Tensor | None) -> Values:
+        hidden, team = self.own(features.h), None
         if self.team is not None:
-            hidden = hidden + self.team(team_pool(features.h, alive)).unsqueeze(-2)
+            whole = self.team(team_pool(features.h, alive))  # [*, hidden]
+            hidden = hidden + whole.unsqueeze(-2)
+            if members is not None:
+                mean = team_pool(features.h, alive & members)[..., : features.h.shape[-1]]
+                team = self._read(self.own(mean) + whole)
+        return Values(self._read(hidden), team, features.memory)
+
+    def _read(self, hidden: Tensor) -> Tensor:
         value: Tensor = self.value(torch.tanh(hidden))
         return value.squeeze(-1)
 
@@ -48,10 +68,11 @@ class Critic(nn.Module):
         memory: Tensor | None = None,
         graph: AgentGraph | None = None,
         key: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """seen [*] -> values [*, N] and memory."""
-        features = self.body(seen, memory, graph, key)
-        return self._values(features, seen.alive), features.memory
+        members: Tensor | None = None,
+    ) -> Values:
+        """seen [*] -> Values. `members` [*, N] bool: those who share the team's reward, whose team's value is asked for
+        too; a local critic knows none."""
+        return self._values(self.body(seen, memory, graph, key), seen.alive, members)
 
     def unroll(
         self,
@@ -60,10 +81,10 @@ class Critic(nn.Module):
         resets: Tensor | None = None,
         graph: AgentGraph | None = None,
         key: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """seen [T, B] in order -> values [T, B, N] and memory after the last row."""
-        features = self.body.unroll(seen, memory, resets, graph, key)
-        return self._values(features, seen.alive), features.memory
+        members: Tensor | None = None,
+    ) -> Values:
+        """seen [T, B] in order -> Values of [T, B]."""
+        return self._values(self.body.unroll(seen, memory, resets, graph, key), seen.alive, members)
 
 
 def Local(body: Body, hidden: int = 64) -> Critic:

@@ -12,9 +12,9 @@ from gcoord.graph import Auto, Lossy
 from gcoord.learners.policy_gradient import PolicyGradient
 from gcoord.models import GraphEncoder
 from gcoord.models.agent import Body
-from gcoord.models.critics import Central, Local
+from gcoord.models.critics import Central, Local, Values
 from gcoord.models.memory import GRU
-from gcoord.trajectory import learns
+from gcoord.trajectory import Step, Trajectory, learns, observe
 
 
 def make(critic=Central, topology=None, memory=None, n_agents=4, num_envs=6, steps=12, env=None, **options):
@@ -137,6 +137,53 @@ def test_recurrent_batches_are_whole_sequences_that_give_the_log_probs_of_the_co
     part = columns_of(learner.prepare(trajectory), torch.tensor([4, 1]))
     learner.losses(part)
     assert abs(learner.take_figures()["approx_kl"]) < 1e-6
+
+
+class Told(torch.nn.Module):
+    """A critic that reads what everybody is worth off the first feature; a team with dead members is worth 100."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+
+    def unroll(self, seen, memory=None, resets=None, graph=None, key=None, members=None):
+        whole = seen.alive.all(-1)
+        team = None if members is None else torch.where(whole, float("nan"), 100.0)
+        return Values(seen.own[..., 0], team, None)
+
+
+@pytest.mark.parametrize("reward", ["team", "own"])
+def test_what_a_dead_agent_did_is_worth_the_pooled_team_only_where_the_reward_is_the_teams(reward):
+    learner, _ = make(
+        critic=Told, n_agents=2, num_envs=1, env={"reward": reward}, gamma=1.0, lam=0.5,
+        normalise_value=False, normalise_advantage=False,
+    )  # fmt: skip
+    width = learner.spec.own[0]
+    value = torch.tensor([[10.0, 4.0], [20.0, 6.0], [30.0, float("nan")], [99.0, float("nan")]])
+    own = torch.cat([value.view(4, 1, 2, 1), torch.zeros(4, 1, 2, width - 1)], -1)
+    alive = torch.tensor([[[True, True]], [[True, True]], [[True, False]], [[True, False]]])
+    seen = observe(own, alive, position=torch.zeros(4, 1, 2, 2))
+    flag = torch.zeros(3, 1, dtype=torch.bool)
+    steps = Step(
+        seen=seen[:3],
+        action=torch.zeros(3, 1, 2, dtype=torch.long),
+        reward=torch.tensor([[[1.0, 1.0]], [[2.0, 2.0]], [[3.0, float("nan")]]]),
+        terminated=torch.tensor([[False], [False], [True]]),
+        truncated=flag,
+        valid=~flag,
+        key=torch.arange(3).view(3, 1),
+        log_prob=torch.zeros(3, 1, 2),
+        batch_size=[3, 1],
+    )
+    trajectory = Trajectory(steps=steps, last=seen[3], last_key=torch.tensor([3]), batch_size=[])
+    advantage = learner.prepare(trajectory).advantage[:, 0, 1]
+    if reward == "team":
+        # 1 + 6 - 4 = 3; 2 + 100 - 6 = 96; dead: 3 - 100 = -97 (by the mean over the living it would be 3 - 30)
+        expected = [3 + 0.5 * (96 - 0.5 * 97), 96 - 0.5 * 97, 0]
+    else:
+        # 1 + 6 - 4 = 3; dying: 2 - 6 = -4
+        expected = [3 - 0.5 * 4, -4, 0]
+    torch.testing.assert_close(advantage, torch.tensor(expected))
 
 
 def test_two_agents_are_learnt_from_like_any_other_number():
