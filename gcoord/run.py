@@ -31,12 +31,15 @@ from gcoord.data.collect import Collector, acts, play, random_actions
 from gcoord.data.sources import Source
 from gcoord.envs.team import TeamEnv
 from gcoord.learners.base import Learner
-from gcoord.models.agent import Agent
+from gcoord.models.agent import Agent, Body
 from gcoord.policy import load, save_policy
 from gcoord.spec import TeamSpec
 
 # Worlds that learning never sees: periodic evaluation and the final test have seeds of their own.
 EVALUATION_SEED, TEST_SEED = 10_000_019, 20_000_003
+
+# What encoders compute in while training; None: as the weights are.
+PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16}
 
 
 @dataclass
@@ -200,6 +203,13 @@ def build(cfg: DictConfig) -> Run:
     for name in ("tensorboard", "wandb", "mlflow"):
         if cfg.log[name] and importlib.util.find_spec(name) is None:
             raise ValueError(f"expected {name} to be installed for log.{name}=true (got none): pip install {name}")
+    if cfg.precision not in PRECISIONS:
+        raise ValueError(f"expected precision to be {' or '.join(PRECISIONS)} (got {cfg.precision!r})")
+    if cfg.compile is not False:
+        raise ValueError(
+            f"expected compile=false (got {cfg.compile!r}): around the kernels' own gradients torch.compile cuts the "
+            "network into pieces that run slower than without"
+        )
     device = pick_device(cfg.device)
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
@@ -221,6 +231,9 @@ def build(cfg: DictConfig) -> Run:
         }
         body = partial(conf.build(cfg.model), specs[0], conf.build(cfg.topology))
         learner: Learner = conf.build(cfg.algo)(spec=specs[0], body=body).to(device)
+        for part in learner.modules():
+            if isinstance(part, Body):
+                part.mixed = PRECISIONS[cfg.precision]
         collectors = [Collector(world, cfg.seed * 1_009 + i) for i, world in enumerate(worlds)]
         source: Source = conf.build(cfg.source)(learner=learner, collectors=collectors, seed=cfg.seed)
     except BaseException:

@@ -43,7 +43,12 @@ class Body(nn.Module):
         edges: give the encoder relative position and distance of each sender, where agents have positions.
         length: unit of length of those edge features, in the world's units.
         normalise: standardise `own` by running statistics of living agents (vector observations only).
+
+    `mixed` (bfloat16, or None) is set by who trains: in train mode the encoder then computes in it under autocast, for
+    the collector as for the learner, so that both see the same policy; all else, and eval mode, is as the weights are.
     """
+
+    mixed: torch.dtype | None = None
 
     def __init__(
         self,
@@ -117,8 +122,13 @@ class Body(nn.Module):
         if self.names_kinds:
             kind = torch.where(seen.alive, seen.kind, 0)
             own = torch.cat([own, F.one_hot(kind, self.n_kinds).to(own.dtype)], -1)
-        out = self.encoder(own, graph, seen.entities, return_attention=attention)
-        return out if attention else (out, None)
+        if self.mixed is None or not self.training:
+            out = self.encoder(own, graph, seen.entities, return_attention=attention)
+            return out if attention else (out, None)
+        with torch.autocast(own.device.type, self.mixed):
+            out = self.encoder(own, graph, seen.entities, return_attention=attention)
+        h, weights = out if attention else (out, None)
+        return h.float(), None if weights is None else [weight.float() for weight in weights]
 
     def forward(
         self,
