@@ -63,9 +63,9 @@ def save_state(folder: str | os.PathLike[str], state: Any) -> None:
             "tensors": {"file": name, "bytes": (folder / name).stat().st_size, "sha256": digest},
             "state": tree,
         }
-        _write_synced(aside, _signed(document).encode())
+        write_synced(aside, _signed(document).encode())
         os.replace(aside, folder / STATE_FILE)
-        _sync_folder(folder)
+        sync_folder(folder)
     except OSError as error:
         if folder.is_dir():
             aside.unlink(missing_ok=True)
@@ -110,7 +110,7 @@ def write_tensors(folder: Path, prefix: str, tensors: dict[str, Tensor]) -> tupl
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         name = f"{prefix}-{digest[:16]}.safetensors"
         os.replace(aside, folder / name)
-        _sync_folder(folder)
+        sync_folder(folder)
     except (OSError, SafetensorError) as error:
         aside.unlink(missing_ok=True)
         raise OSError(str(error)) from error
@@ -238,14 +238,16 @@ def _read_document(path: Path) -> dict[str, Any]:
     return document
 
 
-def _write_synced(path: Path, content: bytes) -> None:
+def write_synced(path: Path, content: bytes) -> None:
+    """A file with this content, forced to disk."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Forces to disk which files the folder holds."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

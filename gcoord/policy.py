@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from gcoord.checkpoint import sync_folder, write_synced
 from gcoord.conf import build
 from gcoord.models.agent import Agent
 from gcoord.spec import TeamSpec
 from gcoord.trajectory import Observation
 
 FORMAT_VERSION = 1
+WEIGHTS, DESCRIPTION = "policy.safetensors", "policy.json"
 OURS = ("gcoord.models", "gcoord.graph")
 
 
@@ -116,32 +119,37 @@ class Policy:
 
 
 def save_policy(folder: Path, agent: Agent, parts: dict[str, Any], spec: TeamSpec, trained_on: Sequence[int]) -> None:
-    """Writes policy.safetensors and policy.json: both aside first, then renamed."""
+    """Writes policy.safetensors and policy.json: both aside, then one rename of policy.json makes them current.
+
+    At every instant, even after kill -9, `load` finds the whole previous policy or the whole new one: policy.json names
+    its weights by their checksum, and they are looked for under the name they are written under aside as well.
+    """
     data = safetensors.torch.save(
         {name: value.detach().cpu().contiguous() for name, value in agent.state_dict().items()}
     )
     description = {
         "format_version": FORMAT_VERSION,
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "sha256": _digest(data),
         "spec": spec.to_dict(),
         "trained_on": list(trained_on),
         "parts": parts,
     }
-    text = json.dumps(description, indent=1).encode()
-    aside = []
-    for name, content in (("policy.safetensors", data), ("policy.json", text)):
-        path = folder / f"{name}.new"
-        try:
-            with open(path, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            path.unlink(missing_ok=True)
-            raise OSError(f"could not write {path}: {error.strerror}; what was saved before is untouched") from error
-        aside.append((path, folder / name))
-    for path, final in aside:
-        path.replace(final)
+    weights, new_weights = folder / WEIGHTS, folder / f"{WEIGHTS}.new"
+    described, new_described = folder / DESCRIPTION, folder / f"{DESCRIPTION}.new"
+    if new_weights.is_file() and _digest(new_weights.read_bytes()) == _described(described).get("sha256"):
+        # A save was killed between its two renames: what lies aside is the current policy's.
+        os.replace(new_weights, weights)
+    try:
+        write_synced(new_weights, data)
+        write_synced(new_described, json.dumps(description, indent=1).encode())
+    except OSError as error:
+        new_weights.unlink(missing_ok=True)
+        new_described.unlink(missing_ok=True)
+        raise OSError(f"could not write {weights}: {error.strerror}; what was saved before is untouched") from error
+    os.replace(new_described, described)
+    sync_folder(folder)
+    os.replace(new_weights, weights)
+    sync_folder(folder)
 
 
 def load(run: str | Path, device: Any = "cpu", trust: Sequence[str] | None = ()) -> Policy:
@@ -152,22 +160,54 @@ def load(run: str | Path, device: Any = "cpu", trust: Sequence[str] | None = ())
     newer policy.
     """
     folder = Path(run)
-    texts = {}
-    for name in ("policy.json", "policy.safetensors"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"expected a trained policy in {folder} (got no {name})")
-        texts[name] = (folder / name).read_bytes()
+    description, data = _read(folder)
     try:
-        description = json.loads(texts["policy.json"])
-        version = int(description["format_version"])
         parts, spec = description["parts"], TeamSpec.from_dict(description["spec"])
-        digest, trained_on = description["sha256"], description["trained_on"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"expected {folder / 'policy.json'} to describe a gcoord policy (got {error!r})") from error
-    if version > FORMAT_VERSION:
-        raise ValueError(f"expected policy format {FORMAT_VERSION} or older (got {version}); install a newer gcoord")
-    if hashlib.sha256(texts["policy.safetensors"]).hexdigest() != digest:
-        raise ValueError(f"expected {folder / 'policy.safetensors'} as policy.json describes it (got another checksum)")
+        trained_on = description["trained_on"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"expected {folder / DESCRIPTION} to describe a gcoord policy (got {error!r})") from error
     agent = make_agent(parts, spec, trust=None if trust is None else (*OURS, *trust))
-    agent.load_state_dict(safetensors.torch.load(texts["policy.safetensors"]))
+    agent.load_state_dict(safetensors.torch.load(data))
     return Policy(agent.to(device), spec, trained_on)
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """What policy.json says, and the weights that it names by their checksum."""
+    if not (folder / DESCRIPTION).is_file():
+        raise FileNotFoundError(f"expected a trained policy in {folder} (got no {DESCRIPTION})")
+    before: dict[str, Any] = {}
+    while True:
+        description = _described(folder / DESCRIPTION)
+        try:
+            version, digest = int(description["format_version"]), description["sha256"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"expected {folder / DESCRIPTION} to describe a gcoord policy (got {error!r})") from error
+        if version > FORMAT_VERSION:
+            raise ValueError(
+                f"expected policy format {FORMAT_VERSION} or older (got {version}); install a newer gcoord"
+            )
+        # Aside first: what is renamed in between is found under its name.
+        for path in (folder / f"{WEIGHTS}.new", folder / WEIGHTS):
+            with suppress(FileNotFoundError):
+                data = path.read_bytes()
+                if _digest(data) == digest:
+                    return description, data
+        if description == before:
+            if not (folder / WEIGHTS).is_file():
+                raise FileNotFoundError(f"expected a trained policy in {folder} (got no {WEIGHTS})")
+            raise ValueError(f"expected {folder / WEIGHTS} as {DESCRIPTION} describes it (got another checksum)")
+        # A run that saves meanwhile may have replaced both: then the description is another by now.
+        before = description
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, empty where there is none."""
+    try:
+        content = json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError:
+        content = {}
+    return content if isinstance(content, dict) else {}
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -222,7 +222,7 @@ def instrument(monkeypatch, at: int) -> list[int]:
         monkeypatch.setattr(owner, name, wrapped)
 
     wrap(checkpoint, "save_file", lambda tensors, path: Path(path).write_bytes(b"half a file"))
-    wrap(checkpoint, "_write_synced", lambda path, content: path.write_bytes(content[: len(content) // 2]))
+    wrap(checkpoint, "write_synced", lambda path, content: path.write_bytes(content[: len(content) // 2]))
     for owner, name in [(os, "replace"), (os, "fsync"), (Path, "unlink"), (Path, "mkdir")]:
         wrap(owner, name)
     return calls
@@ -278,7 +278,7 @@ def assert_refused_and_kept(folder, state):
     assert len(list(folder.iterdir())) == 2
 
 
-@pytest.mark.parametrize("name", ["save_file", "_write_synced", "_sync_folder"])
+@pytest.mark.parametrize("name", ["save_file", "write_synced", "sync_folder"])
 def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch, name):
     def full(path, *_):
         raise OSError(28, "No space left on device")

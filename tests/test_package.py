@@ -37,7 +37,7 @@ SEES = {
     "checkpoint": {"checkpoint"},
     "models": {"base", "models"},
     "envs": {"base", "envs"},
-    "policy": {"base", "models", "conf", "policy"},
+    "policy": {"base", "models", "conf", "checkpoint", "policy"},
     "learners": {"base", "models", "learners"},
     "data": {"base", "models", "learners", "envs", "checkpoint", "data"},
     "run": set(LAYERS) - {"scaleup", "commands"},

@@ -1,13 +1,17 @@
 """Promises of a saved policy: the same acts without its trainer, at any team size, from files that are checked."""
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import gcoord
+from gcoord import policy as module
 from gcoord.data.collect import acts, play
 from gcoord.policy import load, make_agent, save_policy
 from gcoord.trajectory import observe
@@ -30,6 +34,7 @@ HEAD = {"_target_": "gcoord.models.kinds.policy_head", "_partial_": True}
 
 def saved(folder, recurrent=False, continuous=True):
     torch.manual_seed(0)
+    folder.mkdir(exist_ok=True)
     env = gcoord.make_env("native/meet", n_agents=4, num_envs=8, continuous=continuous)
     model = {**MODEL, **MEMORY} if recurrent else MODEL
     parts = {"topology": {"_target_": "gcoord.graph.Auto", "k": 2}, "model": model, "head": HEAD}
@@ -196,3 +201,113 @@ def test_writing_fails_without_harm_when_the_disk_is_full(tmp_path, monkeypatch)
     after = load(tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(before.agent.parameters(), after.agent.parameters(), strict=True))
     assert not list(tmp_path.glob("*.new"))
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing of the program catches it, so the disk stays as it was at that call."""
+
+
+def instrument(monkeypatch, at):
+    """Every call that touches the disk counts, and the one numbered `at` is cut short half-way or never made."""
+    calls = [0]
+
+    def wrap(owner, name, half=None):
+        original = getattr(owner, name)
+
+        def wrapped(*args, **kwargs):
+            calls[0] += 1
+            if calls[0] == at:
+                if half is not None:
+                    half(*args)
+                raise Killed
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, wrapped)
+
+    wrap(module, "write_synced", lambda path, content: path.write_bytes(content[: len(content) // 2]))
+    for owner, name in [(os, "replace"), (os, "fsync"), (Path, "unlink")]:
+        wrap(owner, name)
+    return calls
+
+
+def stamped(folder):
+    """What a folder's policy is marked with: the number of the save that wrote it, in weights and description."""
+    policy = load(folder)
+    (in_weights,) = {float(p.flatten()[0]) for p in policy.agent.parameters()}
+    (described,) = policy.trained_on
+    return in_weights, described
+
+
+def test_a_whole_policy_is_found_whenever_saving_is_killed(tmp_path, monkeypatch):
+    agent, env = saved(tmp_path / "model")
+    parts = json.loads((tmp_path / "model" / "policy.json").read_text())["parts"]
+
+    def save(folder, number):
+        with torch.no_grad():
+            for parameter in agent.parameters():
+                parameter.fill_(number)
+        save_policy(folder, agent, parts, env.spec, [number])
+
+    outcomes = []
+    for at in range(1, 100):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        save(folder, 1)
+        with monkeypatch.context() as patch:
+            calls = instrument(patch, at)
+            with contextlib.suppress(Killed):
+                save(folder, 2)
+        assert stamped(folder) in {(1, 1), (2, 2)}
+        outcomes.append(stamped(folder)[1])
+        # The next save, itself killed anywhere, harms neither what was found nor itself.
+        for again in range(1, 100):
+            with monkeypatch.context() as patch:
+                calls_again = instrument(patch, again)
+                with contextlib.suppress(Killed):
+                    save(folder, 3)
+            assert stamped(folder) in {(outcomes[-1], outcomes[-1]), (3, 3)}
+            if calls_again[0] < again:
+                break
+        assert stamped(folder) == (3, 3)
+        assert {path.name for path in folder.iterdir()} == {"policy.safetensors", "policy.json"}
+        if calls[0] < at:
+            break
+    assert outcomes == sorted(outcomes) and 6 < len(outcomes) < 99 and set(outcomes) == {1, 2}
+
+
+def test_the_first_policy_is_whole_or_not_there_whenever_its_saving_is_killed(tmp_path, monkeypatch):
+    agent, env = saved(tmp_path / "model")
+    parts = json.loads((tmp_path / "model" / "policy.json").read_text())["parts"]
+    found = []
+    for at in range(1, 100):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        with monkeypatch.context() as patch:
+            calls = instrument(patch, at)
+            with contextlib.suppress(Killed):
+                save_policy(folder, agent, parts, env.spec, [4])
+        try:
+            found.append(load(folder).trained_on == [4])
+        except FileNotFoundError as error:
+            assert "expected a trained policy" in str(error)
+            found.append(False)
+        if calls[0] < at:
+            break
+    assert found == sorted(found) and found[-1] and not found[0]
+
+
+def test_a_reader_finds_the_newer_policy_when_a_save_overtakes_it(tmp_path, monkeypatch):
+    agent, env = saved(tmp_path)
+    parts = json.loads((tmp_path / "policy.json").read_text())["parts"]
+    original, reads = module._described, []
+
+    def overtaken(path):
+        description = original(path)
+        if not reads:
+            reads.append(1)
+            torch.nn.init.ones_(next(agent.parameters()))
+            save_policy(tmp_path, agent, parts, env.spec, [9])
+        return description
+
+    monkeypatch.setattr(module, "_described", overtaken)
+    assert load(tmp_path).trained_on == [9]
