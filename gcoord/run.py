@@ -31,6 +31,7 @@ from gcoord.data.collect import Collector, acts, play, random_actions
 from gcoord.data.sources import Source
 from gcoord.envs.team import TeamEnv
 from gcoord.learners.base import Learner
+from gcoord.lock import FolderLock
 from gcoord.models.agent import Agent, Body
 from gcoord.policy import load, save_policy
 from gcoord.spec import TeamSpec
@@ -58,6 +59,7 @@ class Run:
     evaluated_at: int = 0
     restored: dict[str, Any] | None = None
     judges: dict[int, TeamEnv] = field(default_factory=dict)
+    lock: FolderLock | None = None
 
     @property
     def spec(self) -> TeamSpec:
@@ -152,6 +154,8 @@ class Run:
         self.source.close()
         for env in self.judges.values():
             env.close()
+        if self.lock is not None:
+            self.lock.release()
 
 
 def pick_device(name: str) -> torch.device:
@@ -246,19 +250,30 @@ def build(cfg: DictConfig) -> Run:
 def resume(folder: Path, frames: int | None = None, device: str | None = None) -> Run:
     """The run of a folder as its last checkpoint left it; `frames` and `device` may be changed.
 
-    Raises ValueError where there is nothing to go on with: no run, no checkpoint, or a run that has its frames.
+    Raises ValueError where there is nothing to go on with (no run, no checkpoint, a run that has its frames), or where
+    another process trains it.
     """
     cfg = read_config(folder)
-    state = load_state(folder / "checkpoints" / "last")
-    cfg.frames = cfg.frames if frames is None else frames
-    cfg.device = cfg.device if device is None else device
-    done = state["learner"]["counters"]["frames"]
-    if done >= cfg.frames and is_finished(folder):
-        raise ValueError(f"expected frames above {done}, which {folder} already has, to go on (got {cfg.frames})")
-    run = build(cfg)
-    run.source.attach(folder / "checkpoints")
-    run.learner.load_state(state["learner"])
-    run.source.load_state_dict(state["source"])
+    lock = FolderLock(folder)
+    try:
+        state = load_state(folder / "checkpoints" / "last")
+        cfg.frames = cfg.frames if frames is None else frames
+        cfg.device = cfg.device if device is None else device
+        done = state["learner"]["counters"]["frames"]
+        if done >= cfg.frames and is_finished(folder):
+            raise ValueError(f"expected frames above {done}, which {folder} already has, to go on (got {cfg.frames})")
+        run = build(cfg)
+    except BaseException:
+        lock.release()
+        raise
+    run.lock = lock
+    try:
+        run.source.attach(folder / "checkpoints")
+        run.learner.load_state(state["learner"])
+        run.source.load_state_dict(state["source"])
+    except BaseException:
+        run.close()
+        raise
     run.best, run.evaluated_at, run.names = state["best"], state["evaluated_at"], state["names"]
     run.restored = state
     return run
@@ -296,6 +311,12 @@ def read_config(folder: Path) -> DictConfig:
     return cfg
 
 
+def refuse_taken(folder: Path) -> None:
+    """Raises ValueError for a folder that already holds a run: it is gone on with by resume=."""
+    if (folder / "config.yaml").exists():
+        raise ValueError(f"expected a run_dir without a run (got {folder}); go on with it by resume={folder}")
+
+
 def seed_all(seed: int) -> None:
     """Seeds torch, numpy and random."""
     torch.manual_seed(seed)
@@ -306,10 +327,14 @@ def seed_all(seed: int) -> None:
 def fit(run: Run, folder: Path, console: Console | None = None) -> dict[str, Any]:
     """Trains until `frames`, or Ctrl-C. Returns the summary that it also writes: status and test figures.
 
-    Raises what the world or the disk raise; a checkpoint of the last whole round is saved first.
+    Raises ValueError where the folder holds another run. Raises what the world or the disk raise; a checkpoint of the
+    last whole round is saved first.
     """
     console = console or Console()
     folder.mkdir(parents=True, exist_ok=True)
+    if run.lock is None:
+        run.lock = FolderLock(folder)
+        refuse_taken(folder)
     run.folder = folder
     OmegaConf.save(run.cfg, folder / "config.yaml", resolve=True)
     run.source.attach(folder / "checkpoints")

@@ -94,8 +94,7 @@ def run_folder(cfg: DictConfig, run: runs.Run, job: Job) -> Path:
     folder = Path(cfg.run_dir) if cfg.run_dir is not None else Path("runs") / name
     if job.number is not None:
         folder = folder / str(job.number) if cfg.run_dir is not None else Path(f"{folder}-{job.number}")
-    if (folder / "config.yaml").exists():
-        raise ValueError(f"expected a run_dir without a run (got {folder}); go on with it by resume={folder}")
+    runs.refuse_taken(folder)
     return folder
 
 

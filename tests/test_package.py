@@ -27,7 +27,7 @@ LAYERS = {
     "policy": {"policy"},
     "learners": {"learners"},
     "data": {"data"},
-    "run": {"run", "callbacks"},
+    "run": {"run", "callbacks", "lock"},
     "scaleup": {"scaleup"},
     "commands": {"command", "train", "evaluate", "record", "compare"},
 }

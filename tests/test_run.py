@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 import torch
 
 import gcoord
 from gcoord import run as runs
+from gcoord.checkpoint import load_state
 from gcoord.command import run_command
+from gcoord.lock import FolderLock
+from gcoord.train import train, validate
 
 TOY = ["env=native/meet", "num_envs=8", "model.encoder.dim=16", "frames=80", "evaluation.frames=0"]
 QUIET = ["evaluation.episodes=8", "log.tensorboard=false"]
@@ -68,3 +77,68 @@ def test_every_encoder_learns_in_bfloat16(tmp_path, model):
     losses, kl, _ = two_updates(tmp_path / "r", "bf16-mixed", "mappo", f"model={model}")
     assert all(abs(value) < 10 for one in losses for value in one.values())
     assert abs(kl) < 1e-6
+
+
+# One trainer a folder
+
+
+def go(*overrides: str) -> int:
+    return run_command("train", train, list(overrides), validate=validate)
+
+
+def files_of(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != "metrics.csv"}
+
+
+def test_a_folder_that_is_trained_in_is_refused_in_one_line_until_its_process_is_gone(tmp_path, capfd):
+    folder = tmp_path / "r"
+    options = [*TOY, *QUIET, *SOURCES["mappo"], "checkpoint_frames=80", f"run_dir={folder}"]
+    command = [sys.executable, "-m", "gcoord.train", *options, "frames=100000000"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 90
+        while not (folder / "checkpoints" / "last" / "state.json").exists():
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.1)
+        capfd.readouterr()
+        # Stopped, so that whatever changes in the folder now is the second trainer's doing.
+        process.send_signal(signal.SIGSTOP)
+        before = files_of(folder)
+        assert go(f"resume={folder}", "frames=200000000") == 2
+        error = capfd.readouterr().err
+        assert f"expected a run folder that nobody trains in (got {folder}, held by process {process.pid}" in error
+        assert error.strip().count("\n") == 0
+        assert go(*options) == 2
+        assert "go on with it by resume=" in capfd.readouterr().err
+        assert files_of(folder) == before
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    saved = load_state(folder / "checkpoints" / "last")["learner"]["counters"]["frames"]
+    assert go(f"resume={folder}", f"frames={saved + 80}") == 0
+
+
+def test_two_runs_that_choose_the_same_new_folder_do_not_both_train_in_it(tmp_path):
+    first, second = built(*SOURCES["mappo"]), built(*SOURCES["mappo"])
+    runs.fit(first, tmp_path / "r")
+    with pytest.raises(ValueError, match="expected a run folder that nobody trains in") as error:
+        runs.fit(second, tmp_path / "r")
+    assert "\n" not in str(error.value)
+    first.close()
+    with pytest.raises(ValueError, match="expected a run_dir without a run"):
+        runs.fit(second, tmp_path / "r")
+    second.close()
+
+
+def test_a_lock_goes_when_it_is_released_and_when_resuming_is_refused(tmp_path):
+    folder = tmp_path / "r"
+    assert go(*TOY, *QUIET, *SOURCES["mappo"], f"run_dir={folder}") == 0
+    lock = FolderLock(folder)
+    with pytest.raises(ValueError, match=f"held by process {os.getpid()} "):
+        runs.resume(folder, frames=10**6)
+    lock.release()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="expected frames above"):
+            runs.resume(folder)
+    FolderLock(folder).release()
