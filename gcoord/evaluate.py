@@ -52,6 +52,7 @@ def make_sweep(cfg: DictConfig, console: Console) -> Sweep:
         num_envs=cfg.num_envs,
         seed=cfg.seed,
         env={key: value for key, value in conf.plain(cfg.env).items() if value is not None},
+        topology=conf.plain(cfg.get("topology")),
         device=str(device),
         say=lambda text: console.print(text, highlight=False),
     )

@@ -46,10 +46,10 @@ def train(cfg: DictConfig, job: Job) -> int:
         console.print(f"stopped; go on with: {go_on}", soft_wrap=True, highlight=False)
         return 130
     console.print(results(summary["test"], run))
-    larger = ",".join(str(n) for n in dict.fromkeys([*run.sizes, *(max(run.sizes) * k for k in (2, 4, 8))]))
+    sizes = ",".join(str(n) for n in [*run.sizes, *larger(run)])
     for line in (
         f"{summary['seconds']:.0f} s of training; the policy is in {folder}",
-        f"next: python -m gcoord.evaluate run={folder} 'n_agents=[{larger}]'",
+        f"next: python -m gcoord.evaluate run={folder} 'n_agents=[{sizes}]'",
     ):
         console.print(line, highlight=False, soft_wrap=True)
     return 0
@@ -108,6 +108,18 @@ def about(run: runs.Run, folder: Path) -> list[str]:
         f"{spec.world}: {team} agents, {cfg.num_envs} teams at once, {actions} actions, density {spec.density}",
         f"{type(run.learner).__name__} with {weights:,} weights in the policy, on {run.device}, into {folder}",
     ]
+
+
+def larger(run: runs.Run) -> list[int]:
+    """Two, four and eight times the largest team trained, as far as the world takes them."""
+    sizes: list[int] = []
+    for size in (max(run.sizes) * times for times in (2, 4, 8)):
+        try:
+            runs.make_world(run.cfg, size, 1, run.device, 0).close()
+        except ValueError:
+            break
+        sizes.append(size)
+    return sizes
 
 
 def results(test: dict[str, dict[str, dict[str, float]]], run: runs.Run) -> Table:

@@ -13,8 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from gcoord import conf
+from gcoord.arguments import arguments_of
 from gcoord.data.collect import Act, acts, play, random_actions
 from gcoord.envs.team import TeamEnv
+from gcoord.graph import Lossy
 from gcoord.policy import Policy, load
 from gcoord.run import pick_device, read_config
 from gcoord.scaleup.report import Row
@@ -78,7 +80,7 @@ class Cell:
     values: list[dict[str, Tensor]]
     frames: int = 0
 
-    def rows(self, world: str, density: str) -> list[Row]:
+    def rows(self, world: str, density: str, condition: str) -> list[Row]:
         """One row a figure, with its interval."""
         rows = []
         for metric in self.values[0]:
@@ -92,7 +94,7 @@ class Cell:
                     n_agents=self.n_agents,
                     method=self.method,
                     mode=self.mode,
-                    condition="",
+                    condition=condition,
                     metric=metric,
                     value=value,
                     ci_low=low,
@@ -115,6 +117,7 @@ class Sweep:
         num_envs: teams stepped together.
         seed: of the worlds; the i-th run of every method meets the same episodes, those of seed + i.
         env: changes to the world's configuration, such as `{"density": "arena"}`.
+        topology: changes to who hears whom (see `rewired`), such as `{"k": 2}` or `{"drop": 0.3}`.
         device: where everything runs.
         say: hears what is being done.
     """
@@ -127,6 +130,7 @@ class Sweep:
         num_envs: int = 100,
         seed: int = 1000,
         env: dict[str, Any] | None = None,
+        topology: dict[str, Any] | None = None,
         device: str = "cpu",
         say: Callable[[str], None] = print,
     ) -> None:
@@ -143,6 +147,14 @@ class Sweep:
         self.episodes, self.num_envs, self.seed = episodes, num_envs, seed
         self.env, self.device, self.say = env or {}, pick_device(device), say
         self.density = ""
+        conf.check(OmegaConf.merge(runs[0].cfg.env, self.env), "env")
+        # Density has a column of its own.
+        words = told({name: value for name, value in self.env.items() if name != "density"}, runs[0].cfg.env, "env")
+        if topology:
+            words += told(topology, runs[0].cfg.topology, "topology")
+            for run in (*runs, *scratch):
+                run.policy.agent.body.topology = conf.build(rewired(run.cfg.topology, topology))
+        self.condition = " ".join(words)
 
     def world(self, run: Trained, size: int, num_envs: int | None = None) -> TeamEnv:
         """The world a run was trained in, at another size."""
@@ -217,8 +229,41 @@ class Sweep:
         for size in sizes:
             self.say(f"{size} agents ...")
             for cell in self.at(size, modes):
-                rows += cell.rows(self.runs[0].policy.spec.world, self.density)
+                rows += cell.rows(self.runs[0].policy.spec.world, self.density, self.condition)
         return rows
+
+
+def rewired(topology: DictConfig, changes: dict[str, Any]) -> DictConfig:
+    """The configuration of a topology with some of its arguments changed, or another in its place (with `_target_`).
+
+    `drop`, a share of messages that is lost, is understood of every topology. Raises ValueError, in one line, for what
+    it does not take.
+    """
+    whole = "_target_" in changes
+    takes = arguments_of(conf.locate(changes["_target_"] if whole else topology._target_))
+    lossy = {name: value for name, value in changes.items() if name == "drop" and name not in takes}
+    own = {name: value for name, value in changes.items() if name not in lossy}
+    node = OmegaConf.create(own) if whole else OmegaConf.merge(topology, own)
+    if lossy:
+        node = OmegaConf.create({"_target_": f"{Lossy.__module__}.{Lossy.__qualname__}", "topology": node, **lossy})
+    conf.check(node, "topology")
+    return conf.fill(node)
+
+
+def told(changes: dict[str, Any], before: Any, key: str) -> list[str]:
+    """Changes as `key.name=value`, without those that are none; of a part that was exchanged, what is no default."""
+    now: dict[str, Any] = conf.plain(before)
+    if "_target_" in changes:
+        now = {argument.name: argument.default for argument in arguments_of(conf.locate(changes["_target_"]))}
+    words = []
+    for name, value in changes.items():
+        if name == "_target_":
+            words.append(f"{key}={value.rpartition('.')[2]}")
+        elif isinstance(value, dict):
+            words += told(value, now.get(name) or {}, f"{key}.{name}")
+        elif name != "_partial_" and (name not in now or now[name] != value):
+            words.append(f"{key}.{name}={value if isinstance(value, str) else json.dumps(value)}")
+    return words
 
 
 def scripted(env: TeamEnv) -> Act:
