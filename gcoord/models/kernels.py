@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gcoord.models.attention import caps, few_attention, list_attention, many_attention, project_in, project_out
+from gcoord.models.attention import caps, few_attention, many_attention, project_in, project_out
+from gcoord.models.list_attention import list_attention
 from gcoord.models.messages import Heard, Kernel, check_heads
 
 __all__ = ["AdditiveKernel", "ConvKernel", "EdgeKernel", "Kernel", "MeanKernel", "RelationKernel"]
@@ -115,14 +116,14 @@ class RelationKernel(Kernel):
         qkv, kv = self._qkv(F.linear, rows, rows if senders is x else senders.reshape(-1, self.sender_dim))
         qkv, kv = qkv.view(len(rows), -1, self.dim), None if kv is None else kv.view(-1, 2, self.dim)
         slots = graph.mask.shape[-1]
-        index = graph.rows(senders.shape[1]).view(-1, slots).t().contiguous()
-        cap = caps(graph.mask.view(-1, slots).t().contiguous(), qkv.dtype).unsqueeze(1)
+        index = graph.rows(senders.shape[1]).view(-1, slots)
+        cap = caps(graph.mask.view(-1, slots).t().contiguous(), qkv.dtype)
         edge = None
         if graph.edge is not None:
             edge = graph.edge.view(-1, slots, self.edge_dim).permute(1, 2, 0).to(qkv.dtype).contiguous()
         out, weights = list_attention(qkv, kv, self._maps(qkv.dtype), edge, cap, index, self.heads)
         out = self.out(out).view(batch, n, self.dim)
-        return out, weights.view(slots, self.heads, batch, n).permute(2, 1, 3, 0)
+        return out, weights.view(self.heads, slots, batch, n).permute(2, 0, 3, 1)
 
 
 class MeanKernel(Kernel):

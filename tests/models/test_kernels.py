@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import GATv2Conv, GCNConv, SAGEConv, TransformerConv
 
 from gcoord.graph import AgentGraph
-from gcoord.models import AdditiveKernel, ConvKernel, EdgeKernel, MeanKernel, RelationKernel, attention
+from gcoord.models import AdditiveKernel, ConvKernel, EdgeKernel, MeanKernel, RelationKernel, attention, list_attention
 from gcoord.models.messages import read
 
 DIM, HEADS, EDGE = 16, 4, 3
@@ -122,7 +122,7 @@ def test_edges_are_added_to_keys_and_values() -> None:
 def test_the_three_computations_of_attention_agree(monkeypatch: pytest.MonkeyPatch, entities: int, loops: bool) -> None:
     if loops:
         monkeypatch.setattr(attention, "SMALL", 0)
-        monkeypatch.setattr(attention, "BLOCK", 2 * 4 * 7 * DIM)
+        monkeypatch.setattr(list_attention, "BLOCK", 2 * 4 * 7 * DIM)
     graph = team(4, 7, entities)
     x, things = torch.randn(4, 7, DIM), torch.randn(4, entities, DIM)
     senders = torch.cat([x, things], 1) if entities else None
@@ -336,7 +336,7 @@ def test_conv_kernel_equals_a_pyg_batch(of: Any) -> None:
 def test_gradients_are_those_of_finite_differences(monkeypatch: pytest.MonkeyPatch, loops: bool) -> None:
     if loops:
         monkeypatch.setattr(attention, "SMALL", 0)
-        monkeypatch.setattr(attention, "BLOCK", 1)
+        monkeypatch.setattr(list_attention, "BLOCK", 1)
 
     def leaf(*shape: int) -> Tensor:
         return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
@@ -347,11 +347,11 @@ def test_gradients_are_those_of_finite_differences(monkeypatch: pytest.MonkeyPat
     assert torch.autograd.gradcheck(attention.few_attention, two)
     one = (leaf(s, 3, h, d, b), None, None, None, attention.caps(torch.rand(s, s, 1, b) < 0.6, torch.float64))
     assert torch.autograd.gradcheck(attention.few_attention, one)
-    index, cap = torch.randint(0, 4, (k, 5)), attention.caps(torch.rand(k, 1, 5) < 0.6, torch.float64)
+    index, cap = torch.randint(0, 4, (5, k)), attention.caps(torch.rand(k, 5) < 0.6, torch.float64)
     apart = (leaf(5, 1, h * d), leaf(4, 2, h * d), leaf(2, h, d, e), leaf(k, e, 5), cap, index, h)
-    assert torch.autograd.gradcheck(attention.list_attention, apart)
+    assert torch.autograd.gradcheck(list_attention.list_attention, apart)
     together = (leaf(5, 3, h * d), None, leaf(2, h, d, e), leaf(k, e, 5), cap, index, h)
-    assert torch.autograd.gradcheck(attention.list_attention, together)
+    assert torch.autograd.gradcheck(list_attention.list_attention, together)
     assert torch.autograd.gradcheck(attention.project_in, (leaf(b, n, 3), leaf(4, 3), leaf(4)))
     assert torch.autograd.gradcheck(attention.project_out, (leaf(n, 3, b), leaf(4, 3), leaf(4)))
     assert torch.autograd.gradcheck(read, (leaf(3, 2), torch.tensor([True, False, True])))
