@@ -45,8 +45,9 @@ class _ListAttention(torch.autograd.Function):
         heads: int,
     ) -> tuple[Tensor, Tensor]:
         q, keys, values = three(qkv, kv)
-        # half as much to read, and to sort on the way back
-        index = index.to(torch.int32)
+        # where they suffice, 32 bits are half as much to read, and to sort on the way back
+        largest = max(index.numel() * heads, qkv.numel(), keys.shape[0] * keys.stride(0))
+        index = index.to(torch.int32 if largest < 2**31 else torch.long)
         logits = _dots(keys, q, index, heads)
         if maps is not None and edge is not None:
             logits += dot((maps[0].mT @ _per_head(q, heads))[:, None, None], edge[None, :, None]).squeeze(2)
@@ -103,15 +104,13 @@ def _dots(table: Tensor, x: Tensor, index: Tensor, heads: int) -> Tensor:
     """Each receiver's products with those it hears: table [S, D], x [R, D], index [R, K] -> [H, K, R], K innermost."""
     (receivers, slots), dim = index.shape, x.shape[1]
     spread = torch.eye(heads, dtype=x.dtype, device=x.device).repeat_interleave(dim // heads, 1)
-    size = min(receivers, max(1, BLOCK // (slots * dim))) if x.device.type == "cpu" else receivers
-    near = x.new_empty(size * slots, dim)
-    out = x.new_empty(heads, receivers * slots)
-    for start in range(0, receivers, size):
-        some = index[start : start + size]
-        products = near[: some.numel()]
-        torch.index_select(table, 0, some.view(-1), out=products)
-        products.view(*some.shape, dim).mul_(x[start : start + size].unsqueeze(1))
-        torch.mm(spread, products.t(), out=out[:, start * slots : start * slots + len(products)])
+    size = max(1, BLOCK // (slots * dim) if x.device.type == "cpu" else receivers)
+    near, out = x.new_empty(min(size, receivers) * slots, dim), x.new_empty(heads, receivers * slots)
+    parts = index.split(size), x.unsqueeze(1).split(size), out.split(size * slots, 1)
+    for some, receiver, into in zip(*parts, strict=True):
+        products = torch.index_select(table, 0, some.view(-1), out=near[: some.numel()])
+        products.view(-1, slots, dim).mul_(receiver)
+        torch.mm(spread, products.t(), out=into)
     return out.view(heads, receivers, slots).transpose(1, 2)
 
 
@@ -128,7 +127,8 @@ def _turned_round(index: Tensor, n_senders: int) -> tuple[Tensor, Tensor, Tensor
     number = torch.arange(max(len(index), n_senders), dtype=index.dtype, device=index.device)
     sender, place = index.t().reshape(-1).sort()
     receiver = number[: len(index)].repeat(index.shape[1]).index_select(0, place)
-    return place, receiver, torch.searchsorted(sender, number[:n_senders], out_int32=True)
+    first = torch.searchsorted(sender, number[:n_senders], out_int32=index.dtype == torch.int32)
+    return place, receiver, first
 
 
 def _send(table: Tensor, weights: Tensor, ways: tuple[Tensor, Tensor, Tensor], out: Tensor) -> None:

@@ -16,9 +16,9 @@ from gcoord.graph import AgentGraph
 class Heard:
     """A batch of B graphs as a kernel reads it, oneself among the slots where the kernel has a self-loop.
 
-    mask [B, N, L] bool: whether slot l is heard. index [B, N, L] long: the sender in slot l (0 where it is not heard);
-    None: every sender in order, L = N + M. edge [B, N, L, E]: features of each way, zeros where nothing or oneself is
-    heard. In a list oneself is the last slot (L = K + 1), in a dense graph the slot of one's own number.
+    mask [B, N, L] bool: whether slot l is heard. index [B, N, L] long: the sender in slot l (oneself where it is
+    not heard); None: every sender in order, L = N + M. edge [B, N, L, E]: features of each way, zeros where nothing or
+    oneself is heard. In a list oneself is the last slot (L = K + 1), in a dense graph the slot of one's own number.
     """
 
     mask: Tensor
@@ -77,12 +77,13 @@ def heard(mask: Tensor, index: Tensor | None, edge: Tensor | None, self_loop: bo
     if edge is not None:
         edge = torch.where(mask.unsqueeze(-1), edge, edge.new_zeros(()))
     if index is not None:
-        index = torch.where(mask, index, 0)
+        # what is not heard is spread over all senders, so that none is sent back to by a crowd
+        own = torch.arange(index.shape[1], device=index.device).unsqueeze(-1)
+        index = torch.where(mask, index, own)
     if self_loop and index is None:
         mask = mask | torch.eye(*mask.shape[-2:], dtype=torch.bool, device=mask.device)
     elif self_loop and index is not None:
-        own = torch.arange(index.shape[1], device=index.device).expand(len(index), -1).unsqueeze(-1)
-        index = torch.cat([index, own], -1)
+        index = torch.cat([index, own.expand(*index.shape[:-1], 1)], -1)
         mask = F.pad(mask, (0, 1), value=True)
         edge = None if edge is None else F.pad(edge, (0, 0, 0, 1))
     return Heard(mask, index, edge, self_loop)
