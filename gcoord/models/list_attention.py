@@ -18,6 +18,8 @@ from gcoord.models.attention import dot, edge_backward, mix, softmax_backward, t
 
 # Elements gathered at once on a CPU: larger blocks leave the cache, smaller ones pay per call.
 BLOCK = 1 << 18
+# Elements from which places among them are counted in 64 bits; 32 are half as much to read and to sort.
+LONG = 1 << 31
 
 
 def list_attention(
@@ -45,9 +47,8 @@ class _ListAttention(torch.autograd.Function):
         heads: int,
     ) -> tuple[Tensor, Tensor]:
         q, keys, values = three(qkv, kv)
-        # where they suffice, 32 bits are half as much to read, and to sort on the way back
-        largest = max(index.numel() * heads, qkv.numel(), keys.shape[0] * keys.stride(0))
-        index = index.to(torch.int32 if largest < 2**31 else torch.long)
+        largest = max(index.numel() * heads, qkv.numel(), len(keys) * keys.stride(0))
+        index = index.to(torch.int32 if largest < LONG else torch.long)
         logits = _dots(keys, q, index, heads)
         if maps is not None and edge is not None:
             logits += dot((maps[0].mT @ _per_head(q, heads))[:, None, None], edge[None, :, None]).squeeze(2)

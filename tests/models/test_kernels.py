@@ -10,7 +10,7 @@ from torch_geometric.nn import GATv2Conv, GCNConv, SAGEConv, TransformerConv
 
 from gcoord.graph import AgentGraph
 from gcoord.models import AdditiveKernel, ConvKernel, EdgeKernel, MeanKernel, RelationKernel, attention, list_attention
-from gcoord.models.messages import read
+from gcoord.models.messages import heard, read
 
 DIM, HEADS, EDGE = 16, 4, 3
 SIZES = [1, 2, 3, 5, 40]
@@ -337,6 +337,7 @@ def test_gradients_are_those_of_finite_differences(monkeypatch: pytest.MonkeyPat
     if loops:
         monkeypatch.setattr(attention, "SMALL", 0)
         monkeypatch.setattr(list_attention, "BLOCK", 1)
+        monkeypatch.setattr(list_attention, "LONG", 0)
 
     def leaf(*shape: int) -> Tensor:
         return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
@@ -384,6 +385,16 @@ def test_masked_slots_may_hold_any_index() -> None:
         wild = graph.clone()
         wild.index = torch.where(graph.mask, graph.index, 10**9)
         assert torch.equal(kernel(x, wild), expected)
+
+
+@pytest.mark.parametrize("self_loop", [True, False])
+def test_slots_that_are_not_heard_are_spread_over_all_senders(self_loop: bool) -> None:
+    graph = listed(team(2, 5))
+    form = heard(graph.mask, graph.index, None, self_loop)
+    own = torch.arange(5).view(1, 5, 1).expand(2, 5, graph.mask.shape[-1] + self_loop)
+    others = graph.mask if not self_loop else torch.cat([graph.mask, graph.mask.new_zeros(2, 5, 1)], -1)
+    assert not graph.mask.all() and torch.equal(form.index[~others], own[~others])
+    assert torch.equal(form.index[others], graph.index[graph.mask])
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
