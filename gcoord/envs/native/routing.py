@@ -1,0 +1,309 @@
+"""Packets find their way through a network whose links hold little: DGN's routing, batched."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from gcoord.envs.cards import Card
+from gcoord.envs.native.network import LINKS, draw_network
+from gcoord.spec import Discrete, TeamSpec
+from gcoord.trajectory import Observation, Outcome
+
+PACKETS, ROUTERS, STEPS = 20, 20, 300
+HEARD = 3  # packets that a packet hears, at most
+_CAPACITY, _PRIZE, _FINE = 1.0, 10.0, 0.2
+_FIELDS = 5  # numbers a packet or link is described by
+
+CARDS = {
+    "routing": Card(
+        sizes=(4, 20, 60),
+        knows="router, destination, link, size and number of its packet; number, ends, length and load of the links at "
+        "its router; the same five of the packets it hears, at most 3 at its router or next to it",
+        arena="fixed: as many routers as packets; arena: 20 routers, the published network, whatever the team",
+        random=19.9,
+        scripted=355.6,
+        note="published figures are for density=arena; hear by topology=given",
+    )
+}
+
+
+class Routing:
+    """DGN's routing (https://arxiv.org/abs/1810.09202): N packets, each an agent, on 20 routers of 3 links.
+
+    An agent stays (0) or takes one of its router's links (1 to 3). A link that is entered holds the packet's size for
+    as many steps as it is long; one that would then hold more than 1 refuses it, for a reward of -0.2. Whoever enters
+    the link to its destination is there: +10, and the packet is redrawn (router, destination, size). What an agent in
+    a link does is ignored. The rest follows the published code: a packet drawn at its destination counts as delivered
+    unless it moves away, is paid nothing for staying there, and 10 where a link refuses it.
+
+    Packets move one after another in the order of their numbers, each finding the links as those before it left them.
+    Here all are settled at once: packets sorted by link, stable in their numbers, the load that each finds is a sum
+    over those before it, and who enters follows from that; repeated until nothing changes, which is the sequential
+    outcome, for the first k of a link are settled after k rounds.
+
+    own [35]: router, destination, link or -1, size, number; of each link at the router (-1 where it has fewer than 3):
+    number, both ends, length, load; of each packet heard, router, destination, link, size, and the *hearer's* number
+    (the published code writes that one), -1 where there is none. One hears the first three, by number, of the packets
+    at the same router or a linked one: `hears` says who. position [2]: of the router, or of the one a link leads to.
+
+    Arguments:
+        n_agents: packets (N); None: 20.
+        num_envs: teams (B), all on the same network. device: where everything happens.
+        seed: of the packets' random stream.
+        density: `fixed`: as many routers as packets (at least 4), in a square that grows alike; `arena`: 20 routers
+            whatever the team, as published.
+        network: seed of the network, see `gcoord.envs.native.network.draw_network`; 476 draws the published one.
+        max_steps: steps of a game.
+
+    Metrics: `throughput`, deliveries a step; `delay`, steps for each delivery of the game so far; `refused`, share of
+    packets refused a step.
+    """
+
+    def __init__(
+        self,
+        n_agents: int | None = None,
+        num_envs: int = 32,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        density: Literal["fixed", "arena"] = "fixed",
+        network: int = 476,
+        max_steps: int = STEPS,
+    ) -> None:
+        n = PACKETS if n_agents is None else n_agents
+        if n < 1:
+            raise ValueError(f"expected at least one packet in native/routing (got {n})")
+        if density not in ("fixed", "arena"):
+            raise ValueError(f"expected density to be fixed or arena (got {density!r})")
+        if not 0 <= network < 2**32:
+            raise ValueError(f"expected network to be a seed from 0 to 2^32 - 1 (got {network})")
+        if max_steps < 1:
+            raise ValueError(f"expected at least one step (got max_steps={max_steps})")
+        self.device = torch.device(device)
+        self.spec = TeamSpec(
+            num_envs=num_envs,
+            n_agents=n,
+            own=((1 + LINKS + HEARD) * _FIELDS,),
+            actions=(Discrete(1 + LINKS),),
+            position_dim=2,
+            available=True,
+            hears=True,
+            max_steps=max_steps,
+            metrics={"throughput": "mean", "delay": "last", "refused": "mean"},
+            world="native/routing",
+            density=density,
+        )
+        self.network = draw_network(max(n, 1 + LINKS) if density == "fixed" else ROUTERS, network)
+        self._place = self._tensor(self.network.place, torch.float32)  # [R, 2]
+        self._links = self._tensor(self.network.links, torch.long)  # [L, 3]
+        self._at = self._tensor(self.network.at, torch.long)  # [R, 3]
+        self._beyond = self._tensor(self.network.beyond(), torch.long)  # [R, 3]
+        self._usable = self._tensor(self.network.usable, torch.bool).nonzero().squeeze(-1)
+        routers = torch.arange(len(self._at), device=self.device)
+        # [R, R]: whose packets are heard: those of the same router and of its neighbours.
+        self._near = (self._beyond.unsqueeze(-1) == routers).any(1) | (routers.unsqueeze(-1) == routers)
+        self._number = torch.arange(n, device=self.device)
+        self._alive = torch.ones(num_envs, n, dtype=torch.bool, device=self.device)
+        self._kind = torch.zeros(num_envs, n, dtype=torch.long, device=self.device)
+        self._generator = torch.Generator(self.device).manual_seed(seed)
+        self._state: dict[str, Tensor] = {}
+
+    def _tensor(self, array: Any, dtype: torch.dtype) -> Tensor:
+        return torch.as_tensor(array, dtype=dtype, device=self.device)
+
+    def reset(self, seed: int | None = None) -> Observation:
+        if seed is not None:
+            self._generator.manual_seed(seed)
+        b = self.spec.num_envs
+        zero = torch.zeros(b, dtype=torch.long, device=self.device)
+        packets = self._draw()
+        self._state = packets | {"steps": zero, "delivered": zero, "waited": zero, "pending": zero.bool()}
+        return self._observe()
+
+    def step(self, action: Tensor) -> tuple[Observation, Outcome]:
+        if not self._state:
+            raise RuntimeError("expected reset() before step()")
+        state = dict(self._state)
+        pending = state["pending"]
+        router, link, size = state["router"], state["link"], state["size"]
+        travels = link >= 0
+        left = state["left"] - travels.long()
+        leaves = travels & (left == 0)
+        wanted = self._at[router, (action - 1).clamp(min=0)]
+        tries = ~travels & (action > 0) & (wanted >= 0)
+        enters = self._settle(wanted, tries, link, leaves, size)
+        refused = tries & ~enters
+
+        ends = self._links[torch.where(enters, wanted, 0)]  # [B, N, 3]
+        router = torch.where(enters, ends[..., 0] + ends[..., 1] - router, router)
+        link = torch.where(enters, wanted, torch.where(leaves, -1, link))
+        left = torch.where(enters, ends[..., 2], left)
+        there = router == state["goal"]
+        reward = torch.where(there & tries, _PRIZE, torch.where(refused, -_FINE, 0.0))
+
+        age = state["age"] + 1
+        steps = state["steps"] + 1
+        delivered = state["delivered"] + there.sum(-1)
+        waited = state["waited"] + torch.where(there, age, 0).sum(-1)
+        # Before anything was delivered, the game's steps are the least that the first delivery will have taken.
+        delay = torch.where(delivered > 0, waited / delivered.clamp(min=1), steps.float())
+        scalars = {
+            "throughput": there.sum(-1).float(),
+            "delay": delay.float(),
+            "refused": refused.float().mean(-1),
+        }
+        truncated = (steps >= (self.spec.max_steps or 0)) & ~pending
+        fresh = there | pending.unsqueeze(-1)  # [B, N]: packets that are redrawn
+        moved = {"router": router, "goal": state["goal"], "link": link, "left": left, "size": size, "age": age}
+        self._state = {
+            **{name: torch.where(fresh, drawn, moved[name]) for name, drawn in self._draw().items()},
+            "steps": torch.where(pending, 0, steps),
+            "delivered": torch.where(pending, 0, delivered),
+            "waited": torch.where(pending, 0, waited),
+            "pending": truncated,
+        }
+        outcome = Outcome(
+            reward=torch.where(pending.unsqueeze(-1), 0.0, reward),
+            terminated=torch.zeros_like(pending),
+            truncated=truncated,
+            valid=~pending,
+            metrics=TensorDict(
+                {name: torch.where(pending, 0.0, value) for name, value in scalars.items()},
+                batch_size=[self.spec.num_envs],
+            ),
+            batch_size=[self.spec.num_envs],
+        )
+        return self._observe(), outcome
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "generator": self._generator.get_state(),
+            "state": {name: value.clone() for name, value in self._state.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        expected = (self.spec.num_envs, self.spec.n_agents)
+        if state["state"] and (got := tuple(state["state"]["router"].shape)) != expected:
+            raise ValueError(f"expected the state of {expected[0]} teams of {expected[1]} (got {got})")
+        self._generator.set_state(state["generator"].cpu())
+        self._state = {name: value.to(self.device, copy=True) for name, value in state["state"].items()}
+
+    def scripted(self, observation: Observation) -> Tensor:
+        """Each packet on its shortest way (Floyd, by the links' lengths), tried again where it was refused.
+
+        A packet drawn at its destination goes round: it is paid for coming back.
+        """
+        return self._route(observation, self._shortest)
+
+    def fastest(self, observation: Observation) -> Tensor:
+        """The same on the way that takes the fewest steps: each link costs one step more, for none is left and entered
+        in the same."""
+        return self._route(observation, self._quickest)
+
+    @cached_property
+    def _shortest(self) -> Tensor:
+        return self._first_link(0.0)
+
+    @cached_property
+    def _quickest(self) -> Tensor:
+        return self._first_link(1.0)
+
+    def _draw(self) -> dict[str, Tensor]:
+        """New packets for all slots."""
+        b, n = self.spec.num_envs, self.spec.n_agents
+        u = torch.rand(3, b, n, generator=self._generator, device=self.device, dtype=torch.float64)
+        ends = self._usable[(u[:2] * len(self._usable)).long()]
+        zero = torch.zeros_like(ends[0])
+        return {"router": ends[0], "goal": ends[1], "size": u[2], "link": zero - 1, "left": zero, "age": zero}
+
+    def _load(self, link: Tensor, size: Tensor) -> Tensor:
+        """[B, L]: what each link holds."""
+        load = size.new_zeros(len(link), len(self._links) + 1)
+        return load.scatter_add_(1, torch.where(link < 0, len(self._links), link), size)[:, :-1]
+
+    def _settle(self, wanted: Tensor, tries: Tensor, link: Tensor, leaves: Tensor, size: Tensor) -> Tensor:
+        """[B, N]: who of those who try enters, where packets come and go one after another."""
+        none = len(self._links)
+        concerns = torch.where(tries, wanted, torch.where(leaves, link, none))  # the link each packet bears on
+        load = torch.cat([self._load(link, size), size.new_zeros(len(size), 1)], dim=1)
+        concerns, order = concerns.sort(dim=1, stable=True)
+        place = torch.arange(size.shape[1], device=self.device)
+        first = torch.cat([torch.ones_like(tries[:, :1]), concerns[:, 1:] != concerns[:, :-1]], dim=1)
+        first_place = torch.where(first, place, 0).cummax(1).values  # of each packet's link
+        size, tries, leaves = size.gather(1, order), tries.gather(1, order), leaves.gather(1, order)
+        before, gone = load.gather(1, concerns), torch.where(leaves, -size, 0.0)
+        enters = tries
+        while True:
+            change = torch.where(enters, size, gone)
+            earlier = change.cumsum(1) - change
+            found = before + earlier - earlier.gather(1, first_place)
+            again = tries & (found + size <= _CAPACITY)
+            if torch.equal(again, enters):
+                return torch.zeros_like(enters).scatter_(1, order, enters)
+            enters = again
+
+    def _heard(self, router: Tensor) -> Tensor:
+        """[B, N, 3]: numbers of the packets that each hears, N where there are fewer."""
+        b, n = router.shape
+        # By router, so that nothing of size N x N is searched: the first four there, of whom nobody needs himself.
+        near = self._near[:, router].movedim(0, 1)  # [B, R, N]
+        rank = near.cumsum(-1, dtype=torch.int32)
+        slot = torch.where(near & (rank <= HEARD + 1), rank - 1, HEARD + 1).long()
+        first = torch.full((b, near.shape[1], HEARD + 2), n, device=self.device)
+        first = first.scatter_(2, slot, self._number.expand_as(slot))[..., : HEARD + 1]
+        four = first.gather(1, router.unsqueeze(-1).expand(-1, -1, HEARD + 1))  # [B, N, 4]
+        # Numbers rise: from oneself on the next is taken; who is not among the four comes after them.
+        skipped = (four[..., :HEARD] >= self._number.unsqueeze(-1)).long()
+        return four.gather(2, self._number.new_tensor(range(HEARD)) + skipped)
+
+    def _observe(self) -> Observation:
+        state = self._state
+        router, link, size = state["router"], state["link"], state["size"]
+        b, n = router.shape
+        number = self._number.expand(b, n)
+        packets = torch.stack([router, state["goal"], link, size, number], dim=-1).float()  # [B, N, 5]
+        load = self._load(link, size).float()
+        links = torch.cat(
+            [
+                torch.arange(len(self._links), device=self.device).unsqueeze(-1).expand(b, -1, 1).float(),
+                self._links.expand(b, -1, -1).float(),
+                load.unsqueeze(-1),
+            ],
+            dim=-1,
+        )  # [B, L, 5]
+        at = self._at[router].flatten(1)  # [B, 3 N]
+        links = links.gather(1, at.clamp(min=0).unsqueeze(-1).expand(-1, -1, _FIELDS))
+        links = torch.where((at >= 0).unsqueeze(-1), links, -1.0).view(b, n, -1)
+        heard = self._heard(router)
+        others = packets.gather(1, heard.clamp(max=n - 1).flatten(1).unsqueeze(-1).expand(-1, -1, _FIELDS))
+        others = others.view(b, n, HEARD, _FIELDS)
+        others[..., -1] = number.unsqueeze(-1).float()
+        others = torch.where((heard < n).unsqueeze(-1), others, -1.0).flatten(2)
+        hears = torch.zeros(b, n, n + 1, dtype=torch.bool, device=self.device).scatter_(2, heard, True)[..., :n]
+        may_move = (self._at[router] >= 0) & (link < 0).unsqueeze(-1)
+        return Observation(
+            own=torch.cat([packets, links, others], dim=-1),
+            alive=self._alive,
+            kind=self._kind,
+            position=self._place[router],
+            hears=hears,
+            available=torch.cat([torch.ones_like(may_move[..., :1]), may_move], dim=-1),
+            batch_size=[b],
+        )
+
+    def _first_link(self, waiting: float) -> Tensor:
+        """[R, R]: which of a router's links, 0 to 2, a packet for each destination takes."""
+        far = self._tensor(self.network.ways(waiting), torch.float64)
+        over = self._links[self._at.clamp(min=0), 2].unsqueeze(-1) + waiting + far[self._beyond.clamp(min=0)]
+        return over.masked_fill((self._at < 0).unsqueeze(-1), torch.inf).argmin(1)
+
+    def _route(self, observation: Observation, first_link: Tensor) -> Tensor:
+        router, goal, link = observation.own[..., :3].long().unbind(-1)
+        return torch.where(link < 0, 1 + first_link[router, goal], 0)
