@@ -27,7 +27,7 @@ CARDS = {
         arena="fixed: sides 2 sqrt(n / 3) and 25 sqrt(n / 3) steps; arena: 2 x 2 and 25 steps",
         random=-26.2,
         scripted=-12.0,
-        note="mpe2's simple_spread_v3 step for step where there are as many landmarks as agents; in the fixed arena the "
+        note="mpe2's simple_spread_v3 step for step where landmarks are as many as agents; in the fixed arena the "
         "planner `assigned` occupies .95 .91 .89 .86 of the landmarks at 3 to 6 agents (and returns -7.5 at 3), the "
         "script .76 .69 .65 .62, chance .02",
     )
