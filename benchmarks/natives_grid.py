@@ -1,6 +1,6 @@
 """native/mapf beside POGEMA: the same rules, map, team and view, random actions, one thread, in turn.
 
-`python benchmarks/natives_grid.py --peer PATH/bin/python` prints a table and writes benchmarks/results/natives_grid.json.
+`python benchmarks/natives_grid.py --peer PATH/bin/python` prints rows and writes them below benchmarks/results/.
 POGEMA pins gymnasium 0.28, so PATH is an environment of its own: `python -m venv PATH && PATH/bin/pip install pogema`.
 Without `--peer` only ours is measured, on `--device`.
 """

@@ -1,4 +1,4 @@
-"""Runs in POGEMA's own environment (it pins gymnasium 0.28): `python pogema_grid.py measure|record '{json}'` prints JSON."""
+"""Runs in POGEMA's own environment: `python pogema_grid.py measure|record '{arguments as json}'` prints JSON."""
 
 from __future__ import annotations
 

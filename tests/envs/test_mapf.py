@@ -110,7 +110,10 @@ def one_after_another(rule: str, cells: list[int], targets: list[int], walls: se
             targets[i] if goes[i] and targets[i] not in cells and wanted.count(targets[i]) == 1 else cells[i]
             for i in range(n)
         ]
-    swaps = [goes[i] and any(goes[j] and targets[j] == cells[i] and targets[i] == cells[j] for j in range(n)) for i in range(n)]
+    swaps = [
+        goes[i] and any(goes[j] and targets[j] == cells[i] and targets[i] == cells[j] for j in range(n))
+        for i in range(n)
+    ]
     goes = [g and not s for g, s in zip(goes, swaps, strict=True)]
     goes = [g and not any(goes[j] and targets[j] == targets[i] for j in range(i)) for i, g in enumerate(goes)]
     while True:
@@ -179,7 +182,11 @@ def test_no_two_share_a_cell_none_swap_none_leave_the_map(rule: Any, on_target: 
             assert (board[b] >= 0).sum() == here.numel()
             if outcome.valid[b]:
                 old = before.position[b]
-                same = (old.unsqueeze(0) == seen.position[b].unsqueeze(1)).all(-1) & before.alive[b] & seen.alive[b, :, None]
+                same = (
+                    (old.unsqueeze(0) == seen.position[b].unsqueeze(1)).all(-1)
+                    & before.alive[b]
+                    & seen.alive[b, :, None]
+                )
                 assert not (same & same.T & ~torch.eye(20, dtype=torch.bool)).any()
                 assert ((old - seen.position[b]).abs().sum(-1) <= 1).all()
 
@@ -214,7 +221,9 @@ def test_components_are_those_of_a_flood() -> None:
                 if flat[cell] and known[cell] < 0:
                     known[cell] = first
                     stack += [cell - 1, cell + 1, cell - 15, cell + 15]
-        assert [one for one, is_free in zip(label[b].tolist(), flat, strict=True) if is_free] == [k for k in known if k >= 0]
+        assert [one for one, is_free in zip(label[b].tolist(), flat, strict=True) if is_free] == [
+            k for k in known if k >= 0
+        ]
 
 
 def test_fields_know_which_cells_are_nearer() -> None:
@@ -227,7 +236,11 @@ def test_fields_know_which_cells_are_nearer() -> None:
         distance, front, d = {int(maps.goal[b, i]): 0}, [int(maps.goal[b, i])], 0
         while front:
             d += 1
-            front = list({c + s for c in front for s in (-1, 1, -20, 20)} - distance.keys() - set(walls[b].nonzero().flatten().tolist()))
+            front = list(
+                {c + s for c in front for s in (-1, 1, -20, 20)}
+                - distance.keys()
+                - set(walls[b].nonzero().flatten().tolist())
+            )
             distance |= dict.fromkeys(front, d)
         for cell in list(distance)[::7]:
             around = torch.tensor([cell - 20, cell + 20, cell - 1, cell + 1])

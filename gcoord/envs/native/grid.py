@@ -22,7 +22,7 @@ class Maps(NamedTuple):
     """Drawn maps: ground [B, P * P] int32 of WALL and FREE; start and goal [B, N] long.
 
     order [B, P * P] long lists each component's cells one after another; of a cell, first [B, P * P] is where its
-    component begins in that list, count how many cells the component has, rank which of them it is.
+    component begins in that list, size how many cells the component has, rank which of them it is.
     """
 
     ground: Tensor
@@ -30,7 +30,7 @@ class Maps(NamedTuple):
     goal: Tensor
     order: Tensor
     first: Tensor
-    count: Tensor
+    size: Tensor
     rank: Tensor
 
 
@@ -109,7 +109,7 @@ def components(free: Tensor) -> Tensor:
 
 def another_cell(maps: Maps, cell: Tensor, chance: Tensor) -> Tensor:
     """A random other cell of the same component: cell [B, N] long, chance [B, N] in [0, 1) -> [B, N] long."""
-    others = maps.count.gather(1, cell) - 1
+    others = maps.size.gather(1, cell) - 1
     drawn = torch.minimum((chance * others).long(), (others - 1).clamp(min=0))
     drawn = drawn + (drawn >= maps.rank.gather(1, cell))
     return maps.order.gather(1, maps.first.gather(1, cell) + drawn)

@@ -108,6 +108,7 @@ class Mapf:
                 f"expected at most {max(0, side**2 // 2)} agents on {side} x {side} cells, a start and a goal for each "
                 f"(got {n}); use density=fixed or a larger side"
             )
+        max_steps = max(1, round(_STEPS * side / _SIDE)) if max_steps is None else max_steps
         self.device = torch.device(device)
         diameter = 2 * radius + 1
         metrics: dict[str, Reduction] = {"success": "last", "csr": "last", "makespan": "last", "throughput": "mean"}
@@ -118,13 +119,13 @@ class Mapf:
             actions=(Discrete(len(STEPS)),),
             position_dim=2,
             available=available,
-            max_steps=max(1, round(_STEPS * side / _SIDE)) if max_steps is None else max_steps,
+            max_steps=max_steps,
             metrics=metrics,
             world="native/mapf",
             density=density,
         )
         self._side, self._radius, self._padded, self._blocked = side, radius, side + 2 * radius, blocked
-        self._on_target, self._rule, self._reward = on_target, collisions, reward
+        self._on_target, self._rule, self._reward, self._max_steps = on_target, collisions, reward, max_steps
         self._window = window(radius, self._padded, self.device)
         self._steps = torch.tensor([a * self._padded + b for a, b in STEPS], device=self.device)
         self._kind = torch.zeros(num_envs, n, dtype=torch.long, device=self.device)
@@ -159,7 +160,7 @@ class Mapf:
         steps = state["steps"] + 1
         all_there = reached.all(-1) & ~pending
         terminated = all_there & (self._on_target != "restart")
-        truncated = (steps >= self.spec.max_steps) & ~terminated & ~pending
+        truncated = (steps >= self._max_steps) & ~terminated & ~pending
         reward = self._rewards(counts, acts, moves, there, arrives, all_there)
         metrics = {
             "success": reached.float().mean(-1),
@@ -206,7 +207,9 @@ class Mapf:
         if state["state"]:
             got = (*state["state"]["alive"].shape, state["state"]["board"].shape[1])
             if got != expected:
-                raise ValueError(f"expected the state of {expected[:2]} teams and agents on {expected[2]} cells (got {got})")
+                raise ValueError(
+                    f"expected the state of {expected[:2]} teams and agents on {expected[2]} cells (got {got})"
+                )
         self._generator.set_state(state["generator"].cpu())
         self._state = {name: value.to(self.device, copy=True) for name, value in state["state"].items()}
 
@@ -219,7 +222,7 @@ class Mapf:
     @property
     def _maps(self) -> Maps:
         state = self._state
-        lists = (state[name] for name in ("order", "first", "count", "rank"))
+        lists = (state[name] for name in ("order", "first", "size", "rank"))
         return Maps(state["board"], state["cell"], state["goal"], *lists)
 
     def _rewards(
@@ -258,7 +261,7 @@ class Mapf:
             "pending": torch.zeros(teams, dtype=torch.bool, device=device),
         }
         if self._on_target == "restart":
-            state |= {"order": maps.order, "first": maps.first, "count": maps.count, "rank": maps.rank}
+            state |= {"order": maps.order, "first": maps.first, "size": maps.size, "rank": maps.rank}
         return state
 
     def _place(self, cell: Tensor) -> Tensor:

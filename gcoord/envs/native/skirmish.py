@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from tensordict import TensorDict
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from gcoord.envs.cards import Card
 from gcoord.envs.native.skirmish_script import play
+from gcoord.envs.native.skirmish_start import draw_kinds, draw_places
 from gcoord.envs.native.units import QUIET, REGROWTH, SIGHT, STATS, Enemies, Table, distances, enemy_orders, strike
-from gcoord.spec import Discrete, TeamSpec
+from gcoord.spec import Discrete, Reward, TeamSpec
 from gcoord.trajectory import Observation, Outcome
 
 _AGENTS, _SIDE = 3, 16.0  # of the world as it is; fixed density keeps agents per area
@@ -106,7 +107,7 @@ class Skirmish:
             own=((7 + len(kinds)) * (1 + slots),),
             actions=(Discrete(actions),) * len(kinds),
             kinds=kinds,
-            reward=("team",) * len(kinds),
+            reward=cast("tuple[Reward, ...]", ("team",) * len(kinds)),
             n_entities=m,
             entity_dim=3 + len(kinds),
             position_dim=2,
@@ -117,11 +118,10 @@ class Skirmish:
             density=density,
         )
         self._side = _SIDE * (math.sqrt(n / _AGENTS) if density == "fixed" else 1.0)
-        self._enemies, self._drawn, self._surround, self._slots = enemies, drawn, surround, slots
+        self._enemies, self._drawn, self._surround = enemies, drawn, surround
+        self._slots, self._max_steps = slots, max_steps
         self._table = Table.of(kinds, self.device)
         self._moves = torch.tensor(_MOVES, device=self.device)
-        fighters = [k for k, kind in enumerate(kinds) if not STATS[kind].heals]
-        self._fighters = torch.tensor(fighters, device=self.device)
         self._generator = torch.Generator(self.device).manual_seed(seed)
         self._state: dict[str, Tensor] = {}
 
@@ -155,7 +155,7 @@ class Skirmish:
         steps = state["steps"] + 1
         won = ours & ~theirs_left & ~pending
         terminated = (~ours | ~theirs_left) & ~pending
-        truncated = (steps >= spec.max_steps) & ~terminated & ~pending
+        truncated = (steps >= self._max_steps) & ~terminated & ~pending
         kills = ((state["health"] > 0) & ~alive)[:, n:].sum(-1)
         earned = (state["lowest"] - life).clamp(min=0).sum(-1) + _KILL * kills + _WIN * won
         most = (table.health + table.shield)[kind[:, n:]].sum(-1) + _KILL * spec.n_entities + _WIN
@@ -239,11 +239,11 @@ class Skirmish:
     def _draw(self, teams: int) -> dict[str, Tensor]:
         """A first state for some teams."""
         n, m, k, device = self.spec.n_agents, self.spec.n_entities, self._slots, self.device
-        kind = self._draw_kinds(teams)
+        kind = draw_kinds(teams, n, m, self._table.heals, self._drawn, self._generator)
         health = self._table.health[kind]
         shield = self._table.shield[kind]
         return {
-            "position": self._draw_places(teams),
+            "position": draw_places(teams, n, m, self._side, self._surround, self._generator),
             "kind": kind,
             "health": health,
             "shield": shield,
@@ -255,38 +255,6 @@ class Skirmish:
             "in_slot": torch.zeros(teams, n, k, dtype=torch.long, device=device),
             "ready": torch.zeros(teams, n, k, dtype=torch.bool, device=device),
         }
-
-    def _draw_kinds(self, teams: int) -> Tensor:
-        """[B, U]: both sides alike, as far as both go."""
-        n, m, kinds = self.spec.n_agents, self.spec.n_entities, len(self.spec.kinds)
-        most = max(n, m)
-        if self._drawn:
-            u = torch.rand(teams, most, generator=self._generator, device=self.device)
-            side = (u * kinds).long().clamp(max=kinds - 1)
-            first = (u[:, 0] * len(self._fighters)).long().clamp(max=len(self._fighters) - 1)
-            side[:, 0] = self._fighters[first]
-        else:
-            side = (torch.arange(most, device=self.device) % kinds).expand(teams, -1)
-        return torch.cat([side[:, :n], side[:, :m]], dim=1)
-
-    def _draw_places(self, teams: int) -> Tensor:
-        """[B, U, 2]: the team in a disc, the enemies in its mirror image beyond the middle, or all around."""
-        n, m, side = self.spec.n_agents, self.spec.n_entities, self._side
-        u = torch.rand(teams, 2 * max(n, m) + m + 2, generator=self._generator, device=self.device)
-        far, angle, around, axis, chance = u.split([max(n, m), max(n, m), m, 1, 1], dim=1)
-        disc = min(1.2 * math.sqrt(max(n, m)), side / 5)
-        half_way = min(3.0 + disc, 0.3 * side)
-
-        def polar(radius: Tensor, turn: Tensor) -> Tensor:
-            return torch.stack([radius * (2 * math.pi * turn).cos(), radius * (2 * math.pi * turn).sin()], dim=-1)
-
-        scatter = polar(disc * far.sqrt(), angle)  # [B, max(N, M), 2]
-        away = polar(torch.full_like(axis, half_way), axis)  # [B, 1, 2]
-        ring = polar(torch.full_like(around, 0.45 * side), around)
-        surrounded = (chance < self._surround).unsqueeze(-1)  # [B, 1, 1]
-        team = torch.where(surrounded, scatter[:, :n] / 2, scatter[:, :n] - away)
-        enemies = torch.where(surrounded, ring, away - scatter[:, :m])
-        return (torch.cat([team, enemies], dim=1) + side / 2).clamp(0, side)
 
     def _fill_slots(self, apart: Tensor) -> tuple[Tensor, Tensor]:
         """Who is in each agent's slots, [B, N, K], and whether anybody is; sets which are available."""
@@ -311,7 +279,7 @@ class Skirmish:
     def _observe(self) -> Observation:
         state, table, n = self._state, self._table, self.spec.n_agents
         position, kind, side = state["position"], state["kind"], self._side
-        b, units = kind.shape
+        b = kind.shape[0]
         apart = distances(position)
         alive = state["health"] > 0
         who, taken = self._fill_slots(apart)

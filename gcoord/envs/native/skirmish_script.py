@@ -16,10 +16,10 @@ _FOLLOWS = 2.0  # units at which a healer follows
 
 
 def play(spec: TeamSpec, table: Table, observation: Observation) -> Tensor:
-    """[B, N] actions. The team gathers at its middle, so that the first enemies to come meet all of it. Fighters strike,
-    of the enemies they can, the one with the least life and nearest to the middle; while cooling down they step back
-    from enemies of a shorter range that are near. Once anybody can strike, the others go for the nearest they see.
-    Healers heal the worst, and stay with the nearest fellow.
+    """[B, N] actions. The team gathers at its middle, so that the first enemies to come meet all of it. Fighters
+    strike, of the enemies they can, the one with the least life and nearest to the middle; while cooling down they
+    step back from enemies of a shorter range that are near. Once anybody can strike, the others go for the nearest
+    they see. Healers heal the worst, and stay with the nearest fellow.
     """
     own, alive, kinds = observation.own, observation.alive, len(spec.kinds)
     assert observation.position is not None and observation.available is not None

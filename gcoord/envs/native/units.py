@@ -52,10 +52,12 @@ class Table(NamedTuple):
     def of(cls, kinds: tuple[str, ...], device: torch.device) -> Table:
         """The table of some kinds by name."""
         rows = [STATS[kind] for kind in kinds]
-        return cls(
-            *(torch.tensor([float(getattr(row, name)) for row in rows], device=device) for name in cls._fields[:-1]),
-            torch.tensor([row.heals for row in rows], device=device),
-        )
+
+        def column(name: str) -> Tensor:
+            return torch.tensor([float(getattr(row, name)) for row in rows], device=device)
+
+        figures = {name: column(name) for name in cls._fields if name != "heals"}
+        return cls(**figures, heals=column("heals") > 0)
 
 
 class Blows(NamedTuple):
