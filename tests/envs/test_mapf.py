@@ -280,12 +280,12 @@ def test_rewards_are_primals_and_pogemas() -> None:
     rows, start, goal = ["....", "....", "....", "...#"], [[0, 0], [3, 2], [2, 0]], [[0, 1], [0, 3], [2, 0]]
     action = torch.tensor([[4, 4, 0]])  # arrives, bumps into the blocked cell, stays on its goal
     for on_target, paid in (("nothing", [0, 0, 0]), ("finish", [1, 0, 1]), ("restart", [1, 0, 1])):
-        env = set_up(rows, start, goal, on_target=on_target)
+        env = set_up(rows, start, goal, on_target=on_target, guide=0)
         _, outcome = env.step(action)
         torch.testing.assert_close(outcome.reward[0], torch.tensor([-0.3, -2.0, 0.0]) + 20.0 * torch.tensor(paid))
-        env = set_up(rows, start, goal, on_target=on_target, reward="pogema")
+        env = set_up(rows, start, goal, on_target=on_target, reward="pogema", guide=0)
         assert env.step(action)[1].reward[0].tolist() == paid
-    env = set_up(rows, [[0, 0], [2, 0]], [[0, 1], [2, 1]])
+    env = set_up(rows, [[0, 0], [2, 0]], [[0, 1], [2, 1]], guide=0)
     _, idle = env.step(torch.tensor([[4, 0]]))
     torch.testing.assert_close(idle.reward[0], torch.tensor([-0.3, -0.5]))
     assert not idle.terminated and idle.metrics["success"] == 0.5 and idle.metrics["csr"] == 0
@@ -293,6 +293,22 @@ def test_rewards_are_primals_and_pogemas() -> None:
     torch.testing.assert_close(done.reward[0], torch.tensor([20.0, 19.7]))
     assert done.terminated and done.metrics["success"] == 1 and done.metrics["csr"] == 1
     assert done.metrics["makespan"] == 2
+
+
+def test_the_guide_pays_the_same_for_every_way() -> None:
+    plain, guided = (Mapf(num_envs=20, max_steps=30, on_target="finish", guide=guide) for guide in (0.0, 2.0))
+    seen, act = plain.reset(0), at_random(plain)
+    guided.reset(0)
+    first = plain.state_dict()["state"]
+    total = torch.zeros(20, 8)
+    for _ in range(30):
+        action = act(seen)
+        seen, outcome = plain.step(action)
+        total += guided.step(action)[1].reward - outcome.reward
+    last = plain.state_dict()["state"]
+    far = [(plain._place(one["cell"]) - plain._place(first["goal"])).abs().sum(-1) for one in (first, last)]
+    torch.testing.assert_close(total, 2.0 * (far[0] - far[1]).float())
+    assert (total > 0).any() and (total < 0).any()
 
 
 def test_who_restarts_gets_another_goal_that_it_can_reach() -> None:

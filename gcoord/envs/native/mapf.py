@@ -55,6 +55,9 @@ class Mapf:
         reward: `primal`: -0.3 for a move, -2 for one that was refused, -0.5 for staying anywhere but on the goal, and
             +20 to each when all are there (finish, restart: to each that arrives). PRIMAL's penalty for blocking
             others while on the goal is left out. `pogema`: 1 in place of the +20 and nothing else.
+        guide: earned for each row or column that a move brings one nearer to the goal, and taken back for each away
+            from it, besides `reward` (0: not at all). It sums to the same for every way, and so changes no ranking of
+            policies, but without it learning from rewards alone is slow; PRIMAL added imitation of a planner instead.
         view: `image` or `vector`.
         available: whether moves into blocked cells are illegal (they are refused anyway).
         radius: cells seen in each direction.
@@ -79,6 +82,7 @@ class Mapf:
         collisions: Rule = "priority",
         blocked: float = 0.2,
         reward: Literal["primal", "pogema"] = "primal",
+        guide: float = 1.0,
         view: Literal["image", "vector"] = "image",
         available: bool = False,
         radius: int = 5,
@@ -126,6 +130,7 @@ class Mapf:
         )
         self._side, self._radius, self._padded, self._blocked = side, radius, side + 2 * radius, blocked
         self._on_target, self._rule, self._reward, self._max_steps = on_target, collisions, reward, max_steps
+        self._guide = guide
         self._window = window(radius, self._padded, self.device)
         self._steps = torch.tensor([a * self._padded + b for a, b in STEPS], device=self.device)
         self._kind = torch.zeros(num_envs, n, dtype=torch.long, device=self.device)
@@ -162,6 +167,9 @@ class Mapf:
         terminated = all_there & (self._on_target != "restart")
         truncated = (steps >= self._max_steps) & ~terminated & ~pending
         reward = self._rewards(counts, acts, moves, there, arrives, all_there)
+        if self._guide:
+            gained = self._way(cell, goal).abs().sum(-1) - self._way(now, goal).abs().sum(-1)
+            reward = reward + self._guide * gained
         metrics = {
             "success": reached.float().mean(-1),
             "csr": all_there.float(),
@@ -267,6 +275,10 @@ class Mapf:
     def _place(self, cell: Tensor) -> Tensor:
         """Rows and columns of cells, the border not counted: [B, N] -> [B, N, 2] long."""
         return torch.stack([cell // self._padded, cell % self._padded], dim=-1) - self._radius
+
+    def _way(self, cell: Tensor, goal: Tensor) -> Tensor:
+        """Rows and columns from cells to goals, [B, N, 2] long."""
+        return self._place(goal) - self._place(cell)
 
     def _observe(self) -> Observation:
         state, (b, n) = self._state, self._kind.shape
