@@ -92,15 +92,15 @@ def test_relation_is_dgn_by_hand() -> None:
     mask = torch.tensor([[[0, 1, 1], [0, 0, 0], [1, 0, 0]]], dtype=torch.bool)
     out, weights = kernel(x, AgentGraph(mask=mask, batch_size=[1]), return_attention=True)
     key, value = kernel.key_value.weight.chunk(2)
-    for i, heard in enumerate([[1, 2, 0], [1], [0, 2]]):
+    for i, others in enumerate([[1, 2, 0], [1], [0, 2]]):
         heads = []
         for m in range(2):
             rows = slice(2 * m, 2 * m + 2)
             query = kernel.query.weight[rows] @ x[0, i]
-            logits = torch.stack([query @ (key[rows] @ x[0, j]) / 2**0.5 for j in heard])
+            logits = torch.stack([query @ (key[rows] @ x[0, j]) / 2**0.5 for j in others])
             alpha = logits.exp() / logits.exp().sum()
-            heads.append(sum(a * (value[rows] @ x[0, j]) for a, j in zip(alpha, heard, strict=True)))
-            for a, j in zip(alpha, heard, strict=True):
+            heads.append(sum(a * (value[rows] @ x[0, j]) for a, j in zip(alpha, others, strict=True)))
+            for a, j in zip(alpha, others, strict=True):
                 assert torch.allclose(weights[0, m, i, 3 if j == i else j], a)
         expected = torch.relu(kernel.out.weight @ torch.cat(heads) + kernel.out.bias)
         assert torch.allclose(out[0, i], expected)
