@@ -310,13 +310,14 @@ def _in_strips(query: _Query, senders: Tensor) -> _Found:
         reach = query.squared_r.sqrt() * (1 + 1e-6)
         m = _crowd(senders, reach) if n_coordinates > 1 else n_senders
     strips = _sorted_into_strips(senders, m)
-    sides = min(1, strips.n - 1)
+    sides = wider = min(1, strips.n - 1)
     found, missing = _in_windows(query, strips, sides, window, reach)
     graphs, rows = missing.nonzero().unbind(-1)
     while len(rows):
         part, again = query.rows(graphs, rows), None
         if window is not None:
-            sides, window = 2 * sides, 2 * window
+            # Where agents crowd, most lack a longer window; more strips come with the tries that follow.
+            sides, window, wider = wider, 2 * window, 2 * wider
             if 2 * (2 * sides + 1) * window < n_senders:
                 again, missing = _in_windows(part, strips, sides, window, None)
                 missing = missing.squeeze(-1)
