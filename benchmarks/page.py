@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,31 @@ def table(head: list[str], rows: list[list[Any]]) -> str:
 
 
 def training(result: dict[str, Any]) -> str:
-    rows = [
-        [r["who"], r["seed"], f"{r['frames_per_second']:,.0f}", f"{r['return_per_agent']:.3f}", f"{r['success']:.3f}"]
-        for r in result["runs"]
-    ]
-    return table(["who", "seed", "frames/s", "return per agent", "success"], rows)
+    """Over seeds, then each run; the peer at every step size of Adam that it was tried with."""
+    over_seeds = [
+        [
+            row["who"], _lr(row), len(row["seeds"]), f"{statistics.mean(row['frames']):,.0f}", _rate(row),
+            *(f"{row[k]['value']:.3f} ({row[k]['ci_low']:.3f} to {row[k]['ci_high']:.3f})" for k in METRICS),
+        ]
+        for row in result.get("summary", [])
+    ]  # fmt: skip
+    runs = [[r["who"], _lr(r), r["seed"], _rate(r), *(f"{r[k]:.3f}" for k in METRICS)] for r in result["runs"]]
+    parts = [table(["who", "lr", "seed", "frames/s", "return per agent", "success"], runs)]
+    if over_seeds:
+        head = ["who", "lr", "seeds", "frames", "frames/s", "return per agent (95 % interval)", "success"]
+        parts.insert(0, table(head, over_seeds) + "\nEach run:\n")
+    return "\n".join(parts)
+
+
+METRICS = ("return_per_agent", "success")
+
+
+def _lr(row: dict[str, Any]) -> str:
+    return f"{row['lr']:g}" if row.get("lr") is not None else "its own"
+
+
+def _rate(row: dict[str, Any]) -> str:
+    return f"{row['frames_per_second']:,.0f}" if row["frames_per_second"] else "-"
 
 
 def kernels(result: dict[str, Any]) -> str:
