@@ -1,7 +1,7 @@
 """Puts the parts of a configuration together and trains them: `build(cfg)`, `fit(run)`.
 
 A run folder holds config.yaml, metrics.csv, policy.safetensors and policy.json, checkpoints/last and checkpoints/best,
-summary.json. Nothing is written before everything is built.
+summary.json, and a lock that one process at a time holds. Nothing is written before everything is built.
 """
 
 from __future__ import annotations

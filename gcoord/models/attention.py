@@ -124,13 +124,16 @@ class _FewAttention(torch.autograd.Function):
         return grad_qkv, grad_kv, grad_maps, grad_edge, None
 
 
-def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Floating tensors in autocast's type where it is on: what torch's own linear maps do, and own functions do not."""
-    device = next(tensor.device.type for tensor in tensors if tensor is not None)
+def apply(function: Any, x: Tensor, *others: Any) -> Any:
+    """An own function of x and others. Where autocast is on, floating tensors come in its type and the function runs
+    outside of it, as the way back does: what was saved then fits what arrives there."""
+    device = x.device.type
     if not torch.is_autocast_enabled(device):
-        return tensors
+        return function.apply(x, *others)
     dtype = torch.get_autocast_dtype(device)
-    return tuple(None if tensor is None else tensor.to(dtype) for tensor in tensors)
+    cast = (y.to(dtype) if isinstance(y, Tensor) and y.is_floating_point() else y for y in (x, *others))
+    with torch.autocast(device, enabled=False):
+        return function.apply(*cast)
 
 
 class _ProjectIn(torch.autograd.Function):
@@ -151,7 +154,7 @@ class _ProjectIn(torch.autograd.Function):
 
 def project_in(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A linear map that leaves the batch innermost, x [B, N, in] -> [N, out, B]; its gradient arrives batch first."""
-    return _ProjectIn.apply(*_autocast(x, weight, bias))  # type: ignore[no-any-return, no-untyped-call]
+    return apply(_ProjectIn, x, weight, bias)  # type: ignore[no-any-return]
 
 
 class _ProjectOut(torch.autograd.Function):
@@ -170,7 +173,7 @@ class _ProjectOut(torch.autograd.Function):
 
 def project_out(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A linear map from the batch innermost, x [N, in, B] -> [B, N, out]; its gradient arrives batch innermost."""
-    return _ProjectOut.apply(*_autocast(x, weight, bias))  # type: ignore[no-any-return, no-untyped-call]
+    return apply(_ProjectOut, x, weight, bias)  # type: ignore[no-any-return]
 
 
 def few_attention(
@@ -181,7 +184,7 @@ def few_attention(
     qkv [N, 3, H, d, B], or [N, 1, H, d, B] and kv [S, 2, H, d, B], maps [2, H, d, E] with edge [N, S, E, B] or both
     None, cap [N, S, 1, B] -> out [N, H, d, B], weights [N, S, H, B]. Differentiable once.
     """
-    return _FewAttention.apply(qkv, kv, maps, edge, cap)  # type: ignore[no-any-return, no-untyped-call]
+    return apply(_FewAttention, qkv, kv, maps, edge, cap)  # type: ignore[no-any-return]
 
 
 def many_attention(

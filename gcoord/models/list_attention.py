@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gcoord.models.attention import dot, edge_backward, mix, softmax_backward, three
+from gcoord.models.attention import apply, dot, edge_backward, mix, softmax_backward, three
 
 # Elements gathered at once on a CPU: larger blocks leave the cache, smaller ones pay per call.
 BLOCK = 1 << 18
@@ -31,7 +31,7 @@ def list_attention(
     [R, K] long -> out [R, D], weights [H, K, R]. Nothing of size R x K x D is kept: senders are gathered again on the
     way back. Differentiable once.
     """
-    return _ListAttention.apply(qkv, kv, maps, edge, cap, index, heads)  # type: ignore[no-any-return, no-untyped-call]
+    return apply(_ListAttention, qkv, kv, maps, edge, cap, index, heads)  # type: ignore[no-any-return]
 
 
 class _ListAttention(torch.autograd.Function):
