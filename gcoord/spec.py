@@ -66,6 +66,7 @@ class TeamSpec:
         available: whether `Observation.available` is given.
         hears: whether the world itself decides who hears whom.
         rejoins: whether a dead agent may come back within an episode.
+        stack: frames that an image `own` holds, the oldest in its first channels; 1 where it is no stack.
         max_steps: steps after which an episode is truncated, None where it is not.
         metrics: scalars the world reports every step, and how an episode reduces them:
             `last` (value at the final step), `sum`, `mean` or `any` (its maximum).
@@ -86,6 +87,7 @@ class TeamSpec:
     available: bool = False
     hears: bool = False
     rejoins: bool = False
+    stack: int = 1
     max_steps: int | None = None
     metrics: dict[str, Reduction] = field(default_factory=dict)
     world: str = ""
@@ -96,6 +98,8 @@ class TeamSpec:
             raise ValueError(f"expected at least one team and one agent (got {self.num_envs} and {self.n_agents})")
         if len(self.own) not in (1, 3) or any(size < 1 for size in self.own):
             raise ValueError(f"expected `own` to be (O,) or (C, H, W) (got {self.own})")
+        if self.stack < 1 or (self.stack > 1 and (len(self.own) != 3 or self.own[0] % self.stack)):
+            raise ValueError(f"expected `own` (C, H, W) with C a multiple of stack={self.stack} (got {self.own})")
         if not len(self.kinds) == len(self.actions) == len(self.reward):
             raise ValueError(
                 f"expected one action space and one reward rule per kind (got {len(self.kinds)} kinds, "

@@ -16,12 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gcoord.data import frames
 from gcoord.data.rows import RowFiles
 from gcoord.trajectory import Observation, Step, Trajectory
 
 Device = torch.device | str
 
 SEEN = "seen."
+OWN = SEEN + "own"
 MEMORY = "memory"
 
 
@@ -35,6 +37,8 @@ class Replay:
         folder: where checkpoints write the rows that are new since the last one, as files that are never changed
             (see `state_dict`); None: a checkpoint holds every row.
         seed: of the ring's own random stream.
+        stack: frames that each image `own` holds, the newest in its last channels: that one alone is stored, and those
+            before it are read from the rows before. The oldest stack - 1 rows then start no window.
 
     Raises ValueError before anything is allocated when the ring cannot fit.
     """
@@ -47,12 +51,14 @@ class Replay:
         device: Device = "cpu",
         folder: str | os.PathLike[str] | None = None,
         seed: int = 0,
+        stack: int = 1,
     ) -> None:
         if capacity < 1:
             raise ValueError(f"expected a replay of at least one frame (got {capacity})")
         self.capacity = capacity
         self.max_bytes = max_bytes
         self.device = torch.device(device)
+        self.stack = stack
         self.files: RowFiles | None = None
         self.folder = folder
         self.generator = torch.Generator(self.device).manual_seed(seed)
@@ -72,7 +78,7 @@ class Replay:
 
     def ready(self, length: int = 1) -> bool:
         """Whether a window of `length` can start somewhere (waits for the device)."""
-        if min(self.added, self.rows) <= length:
+        if self._startable(length) < 1:
             return False
         low, high = self._window(length)
         return bool(high > low)
@@ -102,12 +108,12 @@ class Replay:
 
         Raises ValueError where it exceeds `max_bytes` or what the device has available.
         """
-        self._allocate(_leaves(steps, memory))
+        self._allocate(self._leaves(steps, memory))
 
     @torch.no_grad()
     def add(self, steps: Step, memory: Tensor | None = None) -> None:
         """Append rows `steps` [T, B] that follow the last one; memory [T, B, N, D] is what each step began with."""
-        leaves = _leaves(steps, memory)
+        leaves = self._leaves(steps, memory)
         if not self._ring:
             self._allocate(leaves)
         self._check(leaves)
@@ -139,9 +145,9 @@ class Replay:
         invalid. Raises ValueError when fewer than length + 1 rows are held or, on CPU, none of them may start a window
         (elsewhere the caller asks `ready` once, so that drawing never waits for the device).
         """
-        if min(self.added, self.rows) <= length:
+        if self._startable(length) < 1:
             raise ValueError(
-                f"expected more than {length} rows to draw windows of {length} from "
+                f"expected more than {length + self.stack - 1} rows to draw windows of {length} from "
                 f"(got {min(self.added, self.rows)}, at most {self.rows} are held)"
             )
         low, high = self._window(length)
@@ -249,8 +255,18 @@ class Replay:
 
     def _window(self, length: int) -> tuple[Tensor, Tensor]:
         """Counts of starts before the oldest row and before the first whose window would cross the cursor."""
-        oldest = max(self.added - self.rows, 0)
+        oldest = max(self.added - self.rows, 0) + self.stack - 1
         return self._before[oldest % (self.rows + 1)], self._before[(self.added - length) % (self.rows + 1)]
+
+    def _startable(self, length: int) -> int:
+        """Rows that may start a window of `length`, the invalid ones counted too."""
+        return min(self.added, self.rows) - length - (self.stack - 1)
+
+    def _leaves(self, steps: Step, memory: Tensor | None) -> dict[str, Tensor]:
+        leaves = _leaves(steps, memory)
+        if self.stack > 1:
+            leaves[OWN] = frames.newest(leaves[OWN], self.stack)
+        return leaves
 
     def _read(self, cells: Tensor, index: Tensor) -> Trajectory:
         length, batch = len(cells) - 1, len(index)
@@ -262,6 +278,9 @@ class Replay:
             flat = ring.flatten(0, 1)
             if name == MEMORY:
                 memory = flat[index]
+            elif name == OWN and self.stack > 1:
+                ring_of = self._ring
+                seen["own"] = frames.stacked(ring, ring_of["valid"], ring_of[SEEN + "alive"], cells, self.stack)
             elif name.startswith(SEEN):
                 seen[name.removeprefix(SEEN)] = _gather(flat, cells)
             elif name == "key":
@@ -311,6 +330,7 @@ class Replays:
         device: Device = "cpu",
         folder: str | os.PathLike[str] | None = None,
         seed: int = 0,
+        stack: int = 1,
     ) -> None:
         if not n_agents or len(set(n_agents)) != len(n_agents):
             raise ValueError(f"expected at least one team size, each once (got {list(n_agents)})")
@@ -320,6 +340,7 @@ class Replays:
                 device=device,
                 folder=None if folder is None else Path(folder) / f"n{n}",
                 seed=seed + place,
+                stack=stack,
             )
             for place, n in enumerate(n_agents)
         }
@@ -355,7 +376,7 @@ class Replays:
     def sample(self, batch_size: int, length: int = 1, n_agents: int | None = None) -> Trajectory:
         """Windows of one size: `n_agents`, or one drawn evenly among the sizes that hold enough rows."""
         if n_agents is None:
-            sizes = [n for n, replay in self.of_size.items() if min(replay.added, replay.rows) > length]
+            sizes = [n for n, replay in self.of_size.items() if replay._startable(length) > 0]
             if not sizes:
                 raise ValueError(f"expected a team size with more than {length} rows (got none)")
             n_agents = sizes[int(torch.randint(len(sizes), (), generator=self.generator))]

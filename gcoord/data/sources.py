@@ -201,8 +201,15 @@ class Replayed(Source):
         self.batch, self.steps, self.updates, self.bursts, self.warmup = batch, steps, updates, bursts, warmup
         device = next(learner.parameters()).device
         sizes = [collector.spec.n_agents for collector in collectors]
-        self.replays = Replays(sizes, capacity, max_bytes=max_bytes, device=device, seed=seed)
+        stack = collectors[0].spec.stack
+        self.replays = Replays(sizes, capacity, max_bytes=max_bytes, device=device, seed=seed, stack=stack)
         self.replays.reserve(collector.example(learner.agent) for collector in collectors)
+        needed = self.length + stack
+        if short := [replay for replay in self.replays.of_size.values() if replay.rows < needed]:
+            raise ValueError(
+                f"expected room for {needed} rows of {short[0].num_envs} teams, to draw windows of {self.length} from "
+                f"(got capacity={capacity:,}, {short[0].rows} rows for each team size)"
+            )
 
     def committed(self) -> None:
         for replay in self.replays.of_size.values():

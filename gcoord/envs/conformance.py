@@ -182,7 +182,8 @@ def _check_observation(spec: TeamSpec, seen: Observation) -> None:
         _require(tuple(tensor.shape) == shape, f"{name} of shape {shape}", tuple(tensor.shape))
         boolean = name in ("alive", "entity_present", "hears", "available")
         _require(boolean == (tensor.dtype == torch.bool), f"{name} {'bool' if boolean else 'not bool'}", tensor.dtype)
-        _require(tensor.is_floating_point() or boolean or name == "kind", f"{name} of floats", tensor.dtype)
+        is_image = name == "own" and len(spec.own) == 3 and tensor.dtype == torch.uint8
+        _require(tensor.is_floating_point() or boolean or name == "kind" or is_image, f"{name} of floats", tensor.dtype)
         _require(tensor.device == seen.alive.device, f"{name} on {seen.alive.device}", tensor.device)
     _require(seen.kind.dtype == torch.long, "kind of longs", seen.kind.dtype)
     known = (seen.kind >= 0) & (seen.kind < len(spec.kinds))

@@ -54,6 +54,9 @@ class Copy:
         row["terminated"][()] = row["truncated"][()] = row["valid"][()] = False
         row["metrics"][:] = 0
         with self._named(), self._own_randomness():
+            if self.recipe.anew:
+                self.env.close()
+                self.env = make_world(self.recipe)
             observations, infos = self.env.reset(seed=seed)
             present = set(self.env.agents)
             self._refuse_strangers(present)

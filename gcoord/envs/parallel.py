@@ -42,7 +42,7 @@ class ParallelTeamEnv:
         num_envs: copies (B). workers: processes that share them, 0 for none, "auto" for one a CPU.
         n_agents: team size that the world must turn out to have, None for any.
         reward: what the world's rewards are: each agent's own, the team's, or mixed.
-        scale: `own` is divided by it; None: 255 for images of bytes, else 1.
+        scale: `own` is divided by it; None: by nothing. Images of bytes stay bytes where there is none.
         scripted: (spec, observation) -> action, a hand-written policy.
 
     Raises ValueError where the world does not fit, RuntimeError in one line where it fails while running.
@@ -79,6 +79,7 @@ class ParallelTeamEnv:
             position_dim=shapes["position"][1] if "position" in shapes else 0,
             available=layout.available,
             rejoins=recipe.rejoins,
+            stack=recipe.stack,
             max_steps=recipe.max_steps,
             metrics=dict(recipe.reductions),
             world=world,
@@ -86,7 +87,7 @@ class ParallelTeamEnv:
         )
         self.device = torch.device(device)
         self._layout, self._scripted = layout, scripted
-        self._scale = scale if scale is not None else (255.0 if layout.own_dtype == "uint8" else 1.0)
+        self._scale = scale
         fields = fields_of(self.spec, layout, shapes)
         count = _count_workers(workers, num_envs)
         self._backend: Workers | Copies
@@ -264,7 +265,7 @@ class ParallelTeamEnv:
 
     def _observe(self) -> Observation:
         own = self._tensor("own")
-        if own.dtype == torch.uint8 or self._scale != 1.0:
+        if self._scale is not None and (self._scale != 1.0 or own.dtype == torch.uint8):
             own = own.to(torch.float32).div_(self._scale)
         rest: dict[str, Any] = {name: self._tensor(name) for name in SEEN[1:] if name in self._arrays}
         self._last = Observation(own=own, kind=self._kind.clone(), **rest, batch_size=[self.spec.num_envs])
@@ -296,6 +297,9 @@ def parallel(
     kinds: Kinds = "spaces",
     size_argument: str = "n_agents",
     scale: float | None = None,
+    continuous: bool | Literal["auto"] = "auto",
+    bins: int = 5,
+    anew: bool = False,
 ) -> ParallelTeamEnv:
     """A PettingZoo world that gcoord has never seen.
 
@@ -308,6 +312,10 @@ def parallel(
         max_steps: steps after which we truncate, besides what the world does.
         rejoins: whether dead agents may come back. channels: where images have theirs.
         kinds: agents are of one kind if their `spaces` are equal; `names` also tells them apart by name.
+        scale: `own` is divided by it.
+        continuous: False: `bins` evenly spaced values of each component make numbered actions of boxes; auto: as the
+            world has it, or as the algorithm needs it; True is refused where actions are numbered.
+        anew: make the world again for each episode, where a reset leaves something of the one before.
     """
     kwargs = dict(maker_kwargs or {})
     if n_agents is not None and (size_argument != "n_agents" or takes(find_function(maker), size_argument)):
@@ -321,10 +329,16 @@ def parallel(
         rejoins=rejoins,
         channels=channels,
         kinds=kinds,
+        bins=bins if continuous is False else None,
+        anew=anew,
     )
-    return ParallelTeamEnv(
+    env = ParallelTeamEnv(
         recipe, num_envs, n_agents, device, seed, workers=workers, reward=reward, scale=scale, world=maker
     )
+    if continuous is True and env.spec.discrete:
+        env.close()
+        raise ValueError(f"expected continuous=false or auto in {maker}, whose actions are discrete (got true)")
+    return env
 
 
 def _count_workers(workers: int | Literal["auto"], num_envs: int) -> int:

@@ -28,7 +28,7 @@ def probe(recipe: Recipe) -> tuple[Layout, Shapes]:
             raise missing(error, recipe.maker) from error
         except Exception as error:
             raise ValueError(f"expected {recipe.maker} to make a ParallelEnv (got {one_line(error)})") from error
-        layout = read_layout(env, infos, recipe.channels, recipe.kinds)
+        layout = read_layout(env, infos, recipe.channels, recipe.kinds, recipe.bins)
         shapes = _shapes(recipe, env, len(layout.names))
         env.close()
     return layout, shapes

@@ -14,8 +14,12 @@ from typing import Any
 from gcoord.envs.spaces import Channels, Kinds
 from gcoord.spec import Reduction
 
-# What `pip install 'gcoord[petting]'` brings.
-EXTRA = frozenset({"pettingzoo", "gymnasium", "mpe2", "pygame", "supersuit", "scipy"})
+# Which extra brings what: `pip install 'gcoord[petting]'`.
+EXTRA = {
+    **dict.fromkeys(("pettingzoo", "mpe2", "pygame", "pymunk", "supersuit", "scipy"), "petting"),
+    **dict.fromkeys(("ale_py", "multi_agent_ale_py"), "atari"),
+    "gymnasium": "gym",
+}
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class Recipe:
 
     maker(**kwargs) -> ParallelEnv; positions(env) -> {agent: coordinates}; entities(env) -> (features [M, Oe],
     positions [M, P]) or with present [M] besides; metrics(env) -> {name: number}, the names of `reductions`, which
-    say how an episode reduces each.
+    say how an episode reduces each. bins: see `read_layout`. stack: frames that an image holds, the oldest first.
+    anew: make the world again for each episode, where a reset leaves something of the one before.
     """
 
     maker: str
@@ -36,7 +41,10 @@ class Recipe:
     max_steps: int | None = None
     rejoins: bool = False
     channels: Channels = "last"
-    kinds: Kinds = "spaces"
+    kinds: Kinds | tuple[str, ...] = "spaces"
+    bins: int | None = None
+    stack: int = 1
+    anew: bool = False
 
 
 def make_world(recipe: Recipe) -> Any:
@@ -68,7 +76,7 @@ def find_function(path: str) -> Callable[..., Any]:
 def missing(error: ModuleNotFoundError, wanted: str) -> ModuleNotFoundError:
     """The one line to show where a module is not there, which names the extra that brings it."""
     package = (error.name or "").partition(".")[0]
-    hint = "pip install 'gcoord[petting]'" if package in EXTRA else "is it installed, or on PYTHONPATH?"
+    hint = f"pip install 'gcoord[{EXTRA[package]}]'" if package in EXTRA else "is it installed, or on PYTHONPATH?"
     return ModuleNotFoundError(
         f"expected the module {error.name!r} for {wanted!r} (not found): {hint}", name=error.name
     )

@@ -13,6 +13,7 @@ from gcoord.spec import Action, Continuous, Discrete
 Form = Literal["vector", "image", "one_hot"]
 Channels = Literal["last", "first"]
 Kinds = Literal["spaces", "names"]
+MOST_POINTS = 1_000
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,23 @@ class Sense:
 
 @dataclass(frozen=True)
 class Act:
-    """How one kind's action is handed to the world: `start` is the number of its first discrete action."""
+    """How one kind's action is handed to the world: `start` is the number of its first discrete action. With a `grid`,
+    the values of each component of a box, numbered actions are its points, the last component's values in turn first.
+    """
 
     space: Action
     start: int = 0
     dtype: str = "float32"
+    grid: tuple[tuple[float, ...], ...] = ()
 
     def read(self, row: Any) -> Any:
         """The world's action, from one agent's row of the team's action: a number, or a vector of components."""
         if isinstance(self.space, Discrete):
-            return int(row if np.ndim(row) == 0 else row[0]) + self.start
+            number = int(row if np.ndim(row) == 0 else row[0])
+            if self.grid:
+                places = np.unravel_index(number, [len(values) for values in self.grid])
+                return np.array([values[i] for values, i in zip(self.grid, places, strict=True)], dtype=self.dtype)
+            return number + self.start
         # A copy: the row is overwritten by the next step, and a world may keep what it was given.
         return np.array(row[: self.space.n], dtype=self.dtype)
 
@@ -93,10 +101,18 @@ class Layout:
         return any(isinstance(act.space, Discrete) for act in self.acts) and (self.masked or len(sizes) > 1)
 
 
-def read_layout(env: Any, infos: dict[str, Any], channels: Channels = "last", kinds: Kinds = "spaces") -> Layout:
+def read_layout(
+    env: Any,
+    infos: dict[str, Any],
+    channels: Channels = "last",
+    kinds: Kinds | tuple[str, ...] = "spaces",
+    bins: int | None = None,
+) -> Layout:
     """The layout of a freshly reset ParallelEnv; raises ValueError in one line on a space that has no place here.
 
-    Agents with equal spaces are of one kind; `kinds="names"` also separates them by the name before its number.
+    Agents with equal spaces are of one kind; `kinds="names"` also separates them by the name before its number. A tuple
+    of such names (or whole ones) says which kinds there are, in order, also where a team has nobody of some kind: they
+    sense and act like the first agent. With `bins`, boxes of actions become grids of so many evenly spaced values a component.
     """
     names = tuple(getattr(env, "possible_agents", None) or ())
     if not names:
@@ -105,10 +121,17 @@ def read_layout(env: Any, infos: dict[str, Any], channels: Channels = "last", ki
     groups: list[tuple[Sense, Act, str]] = []
     members: list[list[str]] = []
     kind = []
+    if isinstance(kinds, tuple):
+        first = _sense(names[0], env.observation_space(names[0]), channels), _act(
+            names[0], env.action_space(names[0]), bins
+        )
+        groups, members = [(*first, name) for name in kinds], [[name] for name in kinds]
     for name in names:
         sense = _sense(name, env.observation_space(name), channels)
-        group = (sense, _act(name, env.action_space(name)), _prefix(name) if kinds == "names" else "")
+        group = (sense, _act(name, env.action_space(name), bins), _label(name, kinds))
         if group not in groups:
+            if isinstance(kinds, tuple):
+                raise ValueError(f"expected agents of the kinds {kinds}, who sense and act alike (got {name!r})")
             groups.append(group)
             members.append([])
         kind.append(groups.index(group))
@@ -122,6 +145,13 @@ def read_layout(env: Any, infos: dict[str, Any], channels: Channels = "last", ki
     masked = masks_in_infos or any(sense.masked for sense in senses)
     own_dtype = "uint8" if is_bytes else "float32"
     return Layout(names, _kind_names(members), tuple(kind), senses, acts, own, own_dtype, masked)
+
+
+def _label(name: str, kinds: Kinds | tuple[str, ...]) -> str:
+    """What tells an agent's kind apart besides its spaces."""
+    if kinds == "spaces":
+        return ""
+    return name if name in kinds else _prefix(name)
 
 
 def _prefix(name: str) -> str:
@@ -163,7 +193,7 @@ def _sense(name: str, space: Any, channels: Channels) -> Sense:
     return Sense("vector", (int(np.prod(raw)),), raw, dtype, masked=masked)
 
 
-def _act(name: str, space: Any) -> Act:
+def _act(name: str, space: Any, bins: int | None) -> Act:
     from gymnasium import spaces
 
     if isinstance(space, spaces.Discrete):
@@ -175,4 +205,12 @@ def _act(name: str, space: Any) -> Act:
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise ValueError(f"expected a Box of actions with finite bounds (got {space} for agent {name!r})")
     low, high = tuple(map(float, space.low)), tuple(map(float, space.high))
-    return Act(Continuous(low, high), dtype=str(space.dtype))
+    if bins is None:
+        return Act(Continuous(low, high), dtype=str(space.dtype))
+    if bins < 2 or bins ** len(low) > MOST_POINTS:
+        raise ValueError(
+            f"expected 2 bins or more, and at most {MOST_POINTS:,} actions (got bins={bins} for each of {len(low)} "
+            f"components of agent {name!r})"
+        )
+    grid = tuple(tuple(np.linspace(a, b, bins).tolist()) for a, b in zip(low, high, strict=True))
+    return Act(Discrete(bins ** len(low)), dtype=str(space.dtype), grid=grid)

@@ -22,7 +22,11 @@ class Together:
         world = self.unwrapped
         world.reset(seed=seed, options=options)
         self.agents = self.possible_agents[:]
-        return {name: world.observe(name) for name in self.agents}, dict(world.infos)
+        return self.look(self.agents), dict(world.infos)
+
+    def look(self, agents: list[str]) -> dict[str, Any]:
+        """What each of them senses."""
+        return {name: self.unwrapped.observe(name) for name in agents}
 
     def step(self, actions: dict[str, Any]) -> tuple[dict[str, Any], ...]:
         world, agents = self.unwrapped, self.agents
@@ -34,7 +38,7 @@ class Together:
         terminations, truncations = dict(world.terminations), dict(world.truncations)
         if any(terminations.values()) or any(truncations.values()):
             self.agents = []
-        return {name: world.observe(name) for name in agents}, rewards, terminations, truncations, dict(world.infos)
+        return self.look(agents), rewards, terminations, truncations, dict(world.infos)
 
     def close(self) -> None:
         self.unwrapped.close()

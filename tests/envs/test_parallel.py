@@ -153,14 +153,16 @@ def test_mixed_actions_are_floats_with_the_number_in_column_0_and_boxes_clip() -
     torch.testing.assert_close(moved, torch.tensor([2.0, 0.0, 3.0, 0.0]))
 
 
-def test_byte_images_become_channels_first_floats_up_to_1() -> None:
+def test_byte_images_stay_bytes_with_channels_first_and_a_scale_makes_floats_of_them() -> None:
     env = toy("Pictures")
     env.reset()
     seen, _ = env.step(stay(env))
-    assert env.spec.own == (3, 4, 5) and seen.own.dtype == torch.float32
-    torch.testing.assert_close(seen.own[0, 0, 0], torch.full((4, 5), 1 / 255))
-    rows = torch.tensor([0.0, 10.0, 20.0, 30.0]).unsqueeze(-1).expand(4, 5)
-    torch.testing.assert_close(seen.own[0, 0, 1] * 255, rows)
+    assert env.spec.own == (3, 4, 5) and seen.own.dtype == torch.uint8
+    assert (seen.own[0, 0, 0] == 1).all()
+    rows = torch.tensor([0, 10, 20, 30], dtype=torch.uint8).unsqueeze(-1).expand(4, 5)
+    assert torch.equal(seen.own[0, 0, 1], rows)
+    env = toy("Pictures", scale=255.0)
+    torch.testing.assert_close(env.reset().own * 255, toy("Pictures").reset().own.float())
 
 
 def test_masks_become_available() -> None:
