@@ -1,4 +1,4 @@
-"""Space Invaders, for two players (PettingZoo) and for one (Gymnasium). ROMs come with ale-py: nothing is downloaded."""
+"""Space Invaders, for two players (PettingZoo) and for one (Gymnasium). ROMs come with ale-py, nothing is loaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from gcoord.envs.cards import Card
-from gcoord.envs.pictures import SIZE, STACK, Around, Lens, Stacked
+from gcoord.envs.pictures import STACK, Around, Lens, Stacked
 from gcoord.envs.recipe import Recipe, find_function, quiet_imports
 from gcoord.envs.single import Alone
 
@@ -157,7 +157,8 @@ class Console(Around):
     def __init__(self, world: Any, skip: int, sticky: float, noops: int, clip: bool) -> None:
         super().__init__(world)
         self._skip, self._sticky, self._noops, self._clip = skip, sticky, noops, clip
-        self._lens = Lens(*world.observation_space(world.possible_agents[0]).shape[:2], SIZE)
+        height, width = world.observation_space(world.possible_agents[0]).shape[:2]
+        self._lens = Lens(height, width)
         self._random = np.random.default_rng(0)
         self._kept: dict[str, int] = {}
         self.score = 0.0

@@ -52,9 +52,9 @@ def pistonball(
             grows with the way.
         continuous: auto, True: up or down by -1 to 1 times 4 pixels, the world's default; False: down, stay, up.
         view: `image`: own [stack, 84, 84] bytes, one's own piston and one each side, from the ceiling to the pistons,
-            grey, the last `stack` frames, the oldest first; `vector`: own [1], how high one's piston is (0 to 1), and the
-            ball as an entity of 3 features: velocity and spin (piston widths and radians per physics step). Nothing is
-            drawn then.
+            grey, the last `stack` frames, the oldest first; `vector`: own [1], how high one's piston is (0 to 1), and
+            the ball as an entity of 3 features: velocity and spin (piston widths and radians per physics step). Nothing
+            is drawn then.
 
     Positions are the simulator's, in piston widths of 40 pixels, y downwards.
     Metrics: `success`, whether the ball reached the wall.
@@ -256,10 +256,10 @@ class Pong(Together):
     """Cooperative pong that draws only when asked: the world draws and copies its screen at each paddle's move."""
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], ...]:
-        self.unwrapped.reset(seed=seed, options=options)
-        # A seed makes the game anew.
+        seen = super().reset(seed, options)
+        # A seed has made the game anew.
         self.unwrapped.env.render = lambda: None
-        return super().reset(None, options)
+        return seen
 
 
 class SeenPong(Pong):
@@ -267,7 +267,8 @@ class SeenPong(Pong):
 
     def __init__(self, world: Any) -> None:
         super().__init__(world)
-        self._lens = Lens(*world.observation_space(self.possible_agents[0]).shape[:2])
+        height, width = world.observation_space(self.possible_agents[0]).shape[:2]
+        self._lens = Lens(height, width)
 
     def look(self, agents: list[str]) -> dict[str, Any]:
         game = self.unwrapped.env
@@ -307,7 +308,7 @@ def pong_metrics(env: Any) -> dict[str, float]:
 
 
 def ramp(spec: TeamSpec, observation: Observation) -> Tensor:
-    """Pistons right of the ball's middle rise and all others sink, so that it rolls down to the left.
+    """The pistons just right of the ball's middle rise and all others sink, so that it is pushed and rolls to the left.
 
     It knows the whole team's pictures (the ball is what is as grey as it in the rows above all pistons), or its entity.
     """
@@ -328,7 +329,7 @@ def ramp(spec: TeamSpec, observation: Observation) -> Tensor:
         low = torch.where(columns, x, torch.inf).flatten(1).amin(1)
         high = torch.where(columns, x, -torch.inf).flatten(1).amax(1)
         ball = ((low + high) / 2).unsqueeze(-1)
-    up = middle > ball
+    up = (middle > ball + 0.3) & (middle < ball + 1.8)
     if isinstance(spec.actions[0], Discrete):
         return torch.where(up, 2, 0)
     return torch.where(up, 1.0, -1.0).unsqueeze(-1)

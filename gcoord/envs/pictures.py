@@ -134,7 +134,8 @@ class Shrunk(Around):
 
     def __init__(self, world: Any, size: int = SIZE) -> None:
         super().__init__(world)
-        self._lens = {name: Lens(*world.observation_space(name).shape[:2], size) for name in self.possible_agents}
+        shapes = {name: world.observation_space(name).shape for name in self.possible_agents}
+        self._lens = {name: Lens(shape[0], shape[1], size) for name, shape in shapes.items()}
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], ...]:
         pictures, infos = super().reset(seed, options)

@@ -77,8 +77,8 @@ def make(
     Arguments:
         id: as `gymnasium.make` takes it, `package.module:Name-v0` where importing a module registers it.
         n_agents: 1, fixed.
-        continuous: auto, True: actions as the environment has them; False: `bins` evenly spaced values of each component
-            of a box make its numbered actions. True is refused where actions are numbered.
+        continuous: auto, True: actions as the environment has them; False: `bins` evenly spaced values of each
+            component of a box make its numbered actions. True is refused where actions are numbered.
         max_steps: of an episode; None: as it is registered.
         stack: images of bytes are seen grey, 84 x 84, the last `stack` frames, the oldest first.
         make_kwargs: given to `gymnasium.make`.

@@ -112,7 +112,8 @@ def read_layout(
 
     Agents with equal spaces are of one kind; `kinds="names"` also separates them by the name before its number. A tuple
     of such names (or whole ones) says which kinds there are, in order, also where a team has nobody of some kind: they
-    sense and act like the first agent. With `bins`, boxes of actions become grids of so many evenly spaced values a component.
+    sense and act like the first agent. With `bins`, boxes of actions become grids of so many evenly spaced values a
+    component.
     """
     names = tuple(getattr(env, "possible_agents", None) or ())
     if not names:
@@ -122,8 +123,9 @@ def read_layout(
     members: list[list[str]] = []
     kind = []
     if isinstance(kinds, tuple):
-        first = _sense(names[0], env.observation_space(names[0]), channels), _act(
-            names[0], env.action_space(names[0]), bins
+        first = (
+            _sense(names[0], env.observation_space(names[0]), channels),
+            _act(names[0], env.action_space(names[0]), bins),
         )
         groups, members = [(*first, name) for name in kinds], [[name] for name in kinds]
     for name in names:

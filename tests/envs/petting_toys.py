@@ -148,6 +148,19 @@ class Zoo(Line):
         return super().look(name)[: 4 if name.startswith("cat") else 2]
 
 
+class Remembers(Line):
+    """A line whose reset leaves something behind: it senses how often it was reset in place of a random number."""
+
+    resets = 0
+
+    def reset(self, seed: int | None = None, options: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        self.resets += 1
+        return super().reset(seed, options)
+
+    def look(self, name: str) -> Any:
+        return np.array([self.place[name], self.resets, self.t, self.seed / 2**31], np.float32)
+
+
 class Mixed(Zoo):
     """Cats choose among actions numbered from 5, mice push in a box."""
 

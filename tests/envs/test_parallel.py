@@ -21,6 +21,7 @@ TOYS = "petting_toys:"
 
 def toy(name: str = "Line", num_envs: int = 1, workers: int = 0, seed: int = 0, **kwargs: Any) -> ParallelTeamEnv:
     ours = ("positions", "entities", "max_steps", "rejoins", "reward", "n_agents", "scale", "kinds", "channels")
+    ours += ("continuous", "bins", "anew")
     named = {key: kwargs.pop(key) for key in ours if key in kwargs}
     return parallel(TOYS + name, num_envs=num_envs, workers=workers, seed=seed, maker_kwargs=kwargs, **named)
 
@@ -151,6 +152,30 @@ def test_mixed_actions_are_floats_with_the_number_in_column_0_and_boxes_clip() -
     after, _ = env.step(action)
     moved = after.own[0, :, 0] - seen.own[0, :, 0]
     torch.testing.assert_close(moved, torch.tensor([2.0, 0.0, 3.0, 0.0]))
+
+
+def test_boxes_become_grids_of_numbered_actions_where_asked() -> None:
+    env = toy("Mixed", continuous=False, bins=3)
+    kinds = dict(zip(env.spec.kinds, env.spec.actions, strict=True))
+    assert env.spec.discrete and env.spec.available and kinds["mouse"] == Discrete(9) and kinds["cat"].n < 9
+    act = env._layout.acts[env.spec.kinds.index("mouse")]
+    points = [act.read(np.int64(k)).tolist() for k in range(9)]
+    assert points == [[x, y] for x in (-1.0, 0.0, 1.0) for y in (0.0, 1.0, 2.0)]
+    check_team_env(partial(parallel, TOYS + "Mixed", workers=0, continuous=False, bins=3), n_agents=[2, 5])
+    with pytest.raises(ValueError, match=r"at most 1,000 actions \(got bins=40 for each of 2 components"):
+        toy("Mixed", continuous=False, bins=40)
+    with pytest.raises(ValueError, match="expected continuous=false or auto"):
+        toy("Line", continuous=True)
+
+
+def test_a_world_that_remembers_is_made_anew_where_asked() -> None:
+    for anew, resets in ((False, 3), (True, 1)):
+        env = toy("Remembers", anew=anew)
+        env.reset(), env.reset()
+        assert env.reset().own[0, 0, 1] == resets
+    check_team_env(partial(parallel, TOYS + "Remembers", workers=0, anew=True), n_agents=[2])
+    with pytest.raises(ValueError, match="same run again"):
+        check_team_env(partial(parallel, TOYS + "Remembers", workers=0), n_agents=[2])
 
 
 def test_byte_images_stay_bytes_with_channels_first_and_a_scale_makes_floats_of_them() -> None:
