@@ -1,4 +1,4 @@
-"""Space Invaders, for two players (PettingZoo) and for one (Gymnasium). ROMs come with ale-py, nothing is loaded."""
+"""Space Invaders for two players (PettingZoo) and for one (Gymnasium); ale-py brings the ROMs."""
 
 from __future__ import annotations
 

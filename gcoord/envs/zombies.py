@@ -59,8 +59,8 @@ def knights_archers_zombies(
             10 each, and zombies come n / 4 times as often as every 20 steps; `arena`: as in a team of 4.
         n_knights: None: half of the team, rounded down. The rest are archers.
         view: `vector`: own [4] is the place (0 to 1) and heading; swords, arrows and zombies are entities of 5
-            features: which of the three, and heading. `image`: own [stack, 84, 84] bytes, the 512 x 512 pixels about an agent,
-            grey, the last `stack` frames, the oldest first.
+            features: which of the three, and heading. `image`: own [stack, 84, 84] bytes, the 512 x 512 pixels about
+            an agent, grey, the last `stack` frames, the oldest first.
         spawn_delay, max_zombies, max_arrows: None: by `density`.
 
     Positions are middles, in hundreds of pixels, y downwards.
