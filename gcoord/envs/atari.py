@@ -161,10 +161,13 @@ class Console(Around):
         self._lens = Lens(height, width)
         self._random = np.random.default_rng(0)
         self._kept: dict[str, int] = {}
+        self._fresh = True
         self.score = 0.0
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], ...]:
-        screens, infos = super().reset(seed, options)
+        # The emulator draws nothing, and a seed makes it load its game again, which takes as long as 100 steps.
+        screens, infos = super().reset(0 if self._fresh else None, options)
+        self._fresh = False
         self._random, self.score = np.random.default_rng(seed), 0.0
         self._kept = dict.fromkeys(self.possible_agents, 0)
         for _ in range(self._random.integers(self._noops + 1)):
@@ -202,6 +205,18 @@ def console_metrics(env: Any) -> dict[str, float]:
 
 
 CARDS = {
-    "atari/space_invaders": Card((2,), "the screen", dies=True, extra="atari"),
-    "gym/space_invaders": Card((1,), "the screen", extra="atari"),
+    "atari/space_invaders": Card(
+        (2,),
+        "picture of the whole screen, the same for both, 4 frames",
+        dies=True,
+        extra="atari",
+        note="Who loses a life gives the other 200 points. No positions: the graph is complete.",
+    ),
+    "gym/space_invaders": Card(
+        (1,),
+        "picture of the whole screen, 4 frames",
+        extra="atari",
+        random=165.0,
+        note="148 is published for random play without sticky actions (https://doi.org/10.1038/nature14236).",
+    ),
 }

@@ -248,4 +248,18 @@ def slay(spec: TeamSpec, observation: Observation) -> Tensor:
     return torch.where(is_archer, archer, knight)
 
 
-CARDS = {"butterfly/knights_archers_zombies": Card((4, 8, 16), "its place and heading", extra="petting")}
+CARDS = {
+    "butterfly/knights_archers_zombies": Card(
+        (1, 4, 16),
+        "its place and heading; view=image: picture of 512 x 512 pixels about it, 4 frames",
+        largest=64,
+        entities="swords, arrows and zombies, with heading; none with view=image",
+        arena="the screen stays; density=fixed: zombies and arrows grow with the team, density=arena: they do not",
+        dies=True,
+        extra="petting",
+        random=0.63,
+        scripted=10.9,
+        note="The script was played for 40 episodes. PettingZoo's own ParallelEnv pays all agents but the first one step "
+        "late and loses the rewards of the last step; here they are paid at once.",
+    )
+}

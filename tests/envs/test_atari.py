@@ -23,7 +23,7 @@ def test_two_players_keep_every_promise() -> None:
 
 
 def test_one_player_keeps_every_promise() -> None:
-    check_team_env(partial(space_invaders_alone, max_steps=4, workers=0), n_agents=[1], num_envs=2, stochastic=False)
+    check_team_env(partial(space_invaders_alone, max_steps=4, workers=0), n_agents=[1])
 
 
 def raw_two(**kwargs: Any) -> Any:
