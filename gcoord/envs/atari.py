@@ -210,7 +210,8 @@ CARDS = {
         "picture of the whole screen, the same for both, 4 frames",
         dies=True,
         extra="atari",
-        note="Who loses a life gives the other 200 points. No positions: the graph is complete.",
+        random=410.0,
+        note="Over 50 episodes. Who is hit gives the other 200 points. No positions: the graph is complete.",
     ),
     "gym/space_invaders": Card(
         (1,),

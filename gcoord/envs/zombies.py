@@ -259,7 +259,7 @@ CARDS = {
         extra="petting",
         random=0.63,
         scripted=10.9,
-        note="The script was played for 40 episodes. PettingZoo's own ParallelEnv pays all agents but the first one step "
-        "late and loses the rewards of the last step; here they are paid at once.",
+        note="The script was played for 40 episodes. PettingZoo's own ParallelEnv pays all agents but the first one "
+        "step late and loses the rewards of the last step; here they are paid at once.",
     )
 }
