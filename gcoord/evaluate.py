@@ -11,7 +11,7 @@ from rich.console import Console
 
 from gcoord import conf
 from gcoord.command import Job, run_command
-from gcoord.run import pick_device
+from gcoord.run import check_epsilon, pick_device
 from gcoord.scaleup.protocol import Sweep, latest, open_run
 from gcoord.scaleup.report import plot, table, write_csv, write_json
 
@@ -42,6 +42,8 @@ def make_sweep(cfg: DictConfig, console: Console) -> Sweep:
     conf.team_sizes(cfg.n_agents)
     if unknown := sorted(set(cfg.modes) - {"zero_shot", "random", "scripted"}):
         raise ValueError(f"expected modes among zero_shot, random and scripted (got {unknown})")
+    if cfg.epsilon is not None:
+        check_epsilon("epsilon", cfg.epsilon)
     device = pick_device(cfg.device)
     runs = [latest()] if cfg.run is None else [cfg.run] if isinstance(cfg.run, str) else list(cfg.run)
     scratch = [] if cfg.scratch is None else [cfg.scratch] if isinstance(cfg.scratch, str) else list(cfg.scratch)
@@ -52,6 +54,7 @@ def make_sweep(cfg: DictConfig, console: Console) -> Sweep:
         num_envs=cfg.num_envs,
         seed=cfg.seed,
         env={key: value for key, value in conf.plain(cfg.env).items() if value is not None},
+        epsilon=cfg.epsilon,
         topology=conf.plain(cfg.get("topology")),
         device=str(device),
         say=lambda text: console.print(text, highlight=False),

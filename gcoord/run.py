@@ -15,7 +15,7 @@ import warnings
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import numpy as np
@@ -91,7 +91,8 @@ class Run:
         if agent is None:
             act, memory = random_actions(env.spec, seed, self.device), None
         else:
-            act, memory = acts(agent), agent.body.initial((env.spec.num_envs,), size, self.device)
+            act = acts(agent, epsilon=self.cfg.evaluation.epsilon)
+            memory = agent.body.initial((env.spec.num_envs,), size, self.device)
         values = play(env, act, memory, self.cfg.evaluation.episodes, seed)
         return {name: float(value.double().mean()) for name, value in values.items()}
 
@@ -202,6 +203,7 @@ def build(cfg: DictConfig) -> Run:
         value = OmegaConf.select(cfg, name)
         if (name != "threads" or value is not None) and (type(value) is not int or value < 1):
             raise ValueError(f"expected {name} to be a positive whole number (got {value!r})")
+    check_epsilon("evaluation.epsilon", cfg.evaluation.epsilon)
     if not isinstance(cfg.seed, int) or cfg.seed < 0:
         raise ValueError(f"expected seed to be a whole number from 0 on (got {cfg.seed!r})")
     for name in ("tensorboard", "wandb", "mlflow"):
@@ -245,6 +247,12 @@ def build(cfg: DictConfig) -> Run:
             world.close()
         raise
     return Run(cfg, device, learner, source, parts, [spec.n_agents for spec in specs])
+
+
+def check_epsilon(name: str, value: Any) -> None:
+    """Raises ValueError for what is no share of random actions."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"expected {name} to be a number from 0 to 1 (got {value!r})")
 
 
 def resume(folder: Path, frames: int | None = None, device: str | None = None) -> Run:
@@ -308,7 +316,10 @@ def read_config(folder: Path) -> DictConfig:
     cfg = OmegaConf.load(path)
     if not isinstance(cfg, DictConfig) or "algo" not in cfg or "env" not in cfg:
         raise ValueError(f"expected {path} to be the configuration of a run (got something else)")
-    return cfg
+    # A run of an earlier version lacks the settings that came later: they are what they are by default.
+    later: Any = OmegaConf.load(conf.conf_dir() / "train.yaml")
+    known = {name: value for name, value in later.items() if name not in ("defaults", "hydra")}
+    return cast(DictConfig, OmegaConf.merge(known, cfg))
 
 
 def refuse_taken(folder: Path) -> None:

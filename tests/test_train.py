@@ -311,6 +311,7 @@ BAD = {
     "evaluation.episodes=0": "expected evaluation.episodes",
     "checkpoint_frames=-1": "expected checkpoint_frames",
     "threads=0": "expected threads",
+    "evaluation.epsilon=2": "expected evaluation.epsilon",
     "precision=16": "expected precision",
     "precision=half": "expected precision to be 32-true or bf16-mixed",
     "compile=true": "expected compile=false",
@@ -399,6 +400,20 @@ def test_evaluation_twice_gives_the_same_figures(tmp_path):
     assert texts[0] == texts[1]
 
 
+def test_a_share_of_random_actions_is_repeatable_and_told(tmp_path):
+    assert go(*TOY, *ON_POLICY, "frames=100", f"run_dir={tmp_path}/r") == 0
+    from gcoord.scaleup.report import read_csv
+
+    def rows(name, *overrides):
+        assert judge(f"run={tmp_path}/r", "n_agents=[4]", "episodes=8", f"out={tmp_path}/{name}", *overrides) == 0
+        return [r for r in read_csv(tmp_path / name / "results.csv") if r.mode == "zero_shot"]
+
+    once, again, greedy = rows("a", "epsilon=0.5"), rows("b", "epsilon=0.5"), rows("c")
+    assert once == again
+    assert {row.condition for row in once} == {"epsilon=0.5"} and {row.condition for row in greedy} == {""}
+    assert [row.value for row in once] != [row.value for row in greedy]
+
+
 def test_a_run_that_diverges_ends_in_one_line_and_keeps_its_last_sound_checkpoint(tmp_path, capfd):
     code = go(*TOY, *ON_POLICY, "algo.lr=1e30", "frames=5000", f"run_dir={tmp_path}/r", "checkpoint_frames=100000")
     assert code == 2
@@ -416,7 +431,7 @@ def test_a_run_stopped_during_its_test_is_tested_when_it_is_resumed(tmp_path):
     assert again["test"] == summary["test"] and again["names"] == summary["names"] and again["names"]
 
 
-@pytest.mark.parametrize("override", ["run=nowhere", "n_agents=[4,four]", "modes=[magic]", "episodes=0"])
+@pytest.mark.parametrize("override", ["run=nowhere", "n_agents=[4,four]", "modes=[magic]", "episodes=0", "epsilon=-1"])
 def test_bad_evaluations_get_one_line(tmp_path, monkeypatch, capfd, override):
     monkeypatch.chdir(tmp_path)
     assert judge(override) == 2

@@ -297,11 +297,11 @@ def play(
     )
 
 
-def acts(agent: Agent, greedy: bool = True) -> Act:
-    """`play`'s act of an agent."""
+def acts(agent: Agent, greedy: bool = True, epsilon: float = 0.0) -> Act:
+    """`play`'s act of an agent: greedy but for a share `epsilon`, or sampling (see `Agent.act`)."""
 
     def act(seen: Observation, memory: Tensor | None, key: Tensor) -> tuple[Tensor, Tensor | None]:
-        acted = agent.act(seen, memory, key=key, greedy=greedy)
+        acted = agent.act(seen, memory, key=key, greedy=greedy, epsilon=epsilon)
         return acted.action, acted.memory
 
     return act

@@ -249,12 +249,19 @@ class Agent(nn.Module):
         greedy: bool = False,
         epsilon: float = 0.0,
     ) -> Acted:
-        """Chooses: the mode or best action if greedy; else a sample, or epsilon-greedily by action values."""
+        """Chooses: the mode or best action if greedy, else a sample, or the best by action values; where an agent's lot
+        is below `epsilon`, it acts at random by action values, and samples where it would else take the mode."""
         read, features = self(seen, memory, key=key)
         if isinstance(read, Tensor):
-            action = best(read, self.legal(seen)) if greedy else epsilon_greedy(read, epsilon, self.legal(seen))
+            legal = self.legal(seen)
+            action = best(read, legal) if greedy and not epsilon else epsilon_greedy(read, epsilon, legal)
             return Acted(action, None, features.memory)
         if greedy:
-            return Acted(read.mode(), None, features.memory)
+            action = read.mode()
+            if epsilon:
+                explores = torch.rand(seen.alive.shape, device=action.device) < epsilon
+                explores = explores.view(*explores.shape, *(1,) * (action.dim() - explores.dim()))
+                action = torch.where(explores, read.sample(), action)
+            return Acted(action, None, features.memory)
         action = read.sample()
         return Acted(action, read.log_prob(action), features.memory)

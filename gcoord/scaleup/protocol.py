@@ -117,6 +117,7 @@ class Sweep:
         num_envs: teams stepped together.
         seed: of the worlds; the i-th run of every method meets the same episodes, those of seed + i.
         env: changes to the world's configuration, such as `{"density": "arena"}`.
+        epsilon: share of random actions; None: as each run was judged while it was trained.
         topology: changes to who hears whom (see `rewired`), such as `{"k": 2}` or `{"drop": 0.3}`.
         device: where everything runs.
         say: hears what is being done.
@@ -130,6 +131,7 @@ class Sweep:
         num_envs: int = 100,
         seed: int = 1000,
         env: dict[str, Any] | None = None,
+        epsilon: float | None = None,
         topology: dict[str, Any] | None = None,
         device: str = "cpu",
         say: Callable[[str], None] = print,
@@ -146,7 +148,7 @@ class Sweep:
         self.runs, self.scratch = runs, scratch
         self.episodes, self.num_envs, self.seed = episodes, num_envs, seed
         self.env, self.device, self.say = env or {}, pick_device(device), say
-        self.density = ""
+        self.density, self.epsilon = "", epsilon
         conf.check(OmegaConf.merge(runs[0].cfg.env, self.env), "env")
         # Density has a column of its own.
         words = told({name: value for name, value in self.env.items() if name != "density"}, runs[0].cfg.env, "env")
@@ -154,6 +156,7 @@ class Sweep:
             words += told(topology, runs[0].cfg.topology, "topology")
             for run in (*runs, *scratch):
                 run.policy.agent.body.topology = conf.build(rewired(run.cfg.topology, topology))
+        words += [] if epsilon is None else [f"epsilon={epsilon:g}"]
         self.condition = " ".join(words)
 
     def world(self, run: Trained, size: int, num_envs: int | None = None) -> TeamEnv:
@@ -211,7 +214,10 @@ class Sweep:
         """Greedy episodes of one run's policy."""
         body = run.policy.agent.body
         memory = body.initial((env.spec.num_envs,), env.spec.n_agents, self.device)
-        return self.play(env, acts(run.policy.agent), memory, self.seed + index)
+        own = run.cfg.evaluation.get("epsilon", 0.0)
+        act = acts(run.policy.agent, epsilon=own if self.epsilon is None else self.epsilon)
+        torch.manual_seed(self.seed + index)
+        return self.play(env, act, memory, self.seed + index)
 
     def check(self, sizes: Sequence[int]) -> None:
         """Raises ValueError for a size that the world cannot take, or a scratch run at none of the sizes."""
