@@ -34,8 +34,8 @@ def main(results: Path, out: Path, runs: list[Path]) -> None:
     curves = [curve(run) for run in runs]
     last = min(frames[-1] for frames, _ in curves)
     grid = np.linspace(max(frames[0] for frames, _ in curves), last, 40)
-    # Each point is the mean over the rounds around it, so that single episodes do not hide the curve; where episodes are
-    # long, rounds without any end are bridged.
+    # Each point is the mean over the rounds around it, so that single episodes do not hide the curve; where episodes
+    # are long, rounds without any end are bridged.
     width = max((grid[1] - grid[0]) * 1.5, *(np.diff(frames).max() for frames, _ in curves))
     smooth = np.array(
         [[values[np.abs(frames - x) <= width].mean() for x in grid] for frames, values in curves]

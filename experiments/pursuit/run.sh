@@ -11,5 +11,5 @@ train 0 & train 1
 wait
 train 2
 EPISODES=16
-$PY -m gcoord.evaluate "run=[$RUNS/0,$RUNS/1,$RUNS/2]" 'n_agents=[4,8,16]' "episodes=$EPISODES" num_envs=8 out=experiments/pursuit
+$PY -m gcoord.evaluate "run=[$RUNS/0,$RUNS/1,$RUNS/2]" 'n_agents=[4,8,16]' "episodes=$EPISODES" num_envs=8 epsilon=0.05 out=experiments/pursuit
 $PY experiments/curves.py experiments/pursuit/results.csv experiments/pursuit/curves.png "$RUNS"/0 "$RUNS"/1 "$RUNS"/2
