@@ -95,6 +95,13 @@ class Rounds(lightning.Callback):
         self.interrupted = True
         self.bar.say("stopping after this round (Ctrl-C again: at once, without saving)")
 
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        error = self.run.learner.td_error
+        if error is not None and batch.index is not None:
+            self.run.source.feedback(batch.index, error)
+
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         run, learner = self.run, self.run.learner
         run.source.end_round()

@@ -25,7 +25,8 @@ Node = Mapping[str, Any] | DictConfig | ListConfig
 
 # Given by the program at build time, never by configuration unless a YAML file names them.
 GIVEN = frozenset(
-    ["spec", "n_agents", "num_envs", "device", "seed", "own_dim", "entity_dim", "edge_dim", "in_dim", "sender_dim"]
+    ["spec", "n_agents", "n_actions", "num_envs", "device", "seed"]
+    + ["own_dim", "entity_dim", "edge_dim", "in_dim", "sender_dim"]
 )
 
 

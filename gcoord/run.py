@@ -293,11 +293,27 @@ def is_finished(folder: Path) -> bool:
     return path.is_file() and json.loads(path.read_text()).get("status") == "finished"
 
 
-def initialise(run: Run, folder: Path) -> None:
-    """Starts a new run from another's weights: networks and normalisers, not counters, optimiser or data."""
+def initialise(run: Run, folder: Path) -> str:
+    """Starts a new run from another's weights: networks and normalisers, not counters, optimiser or data.
+
+    A part that is bound to a team size (`fixed_n`) moves to no other; where one of the two runs has such a part and the
+    other has not, the agent alone is taken over. Returns what began anew for that reason, in words, or nothing. Raises
+    ValueError, in one line, for networks that do not fit.
+    """
     best = folder / "checkpoints" / "best"
-    state = load_state(best if best.exists() else folder / "checkpoints" / "last")["learner"]["module"]
-    own = run.learner.state_dict()
+    saved = load_state(best if best.exists() else folder / "checkpoints" / "last")["learner"]
+    state, own = saved["module"], run.learner.state_dict()
+    was_bound, bound = saved.get("fixed_n"), run.learner.fixed_n
+    if was_bound != bound:
+        if was_bound is not None and bound is not None:
+            raise ValueError(
+                f"expected n_agents={was_bound}, the team size to which a part of {folder} is bound (got {bound}); its "
+                "agent can be taken over by an algo without such a part"
+            )
+        agents = ("agent.", "target_agent.")
+        state = {name: value for name, value in state.items() if name.startswith(agents)}
+        fresh = {name: value for name, value in own.items() if not name.startswith(agents)}
+        state |= fresh
     differing = [name for name in {**own, **state} if name not in own or name not in state]
     differing += [name for name in own if name in state and own[name].shape != state[name].shape]
     if unfit := [name for name in differing if not name.startswith("value_norm.")]:
@@ -306,6 +322,8 @@ def initialise(run: Run, folder: Path) -> None:
         # Value statistics of one side only: the new run begins with its own.
         state = {name: value for name, value in state.items() if not name.startswith("value_norm.")}
     run.learner.load_state_dict(state, strict=not differing)
+    parts = sorted({name.split(".")[0] for name in fresh} - {"target_mixer"}) if was_bound != bound else []
+    return f"of {folder} the agent alone is taken over, {' and '.join(parts)} begins anew" if parts else ""
 
 
 def read_config(folder: Path) -> DictConfig:

@@ -27,8 +27,8 @@ def train(cfg: DictConfig, job: Job) -> int:
         run.names = {group: choice for group, choice in job.choices.items() if choice}
         try:
             folder = run_folder(cfg, run, job)
-            if cfg.init_from is not None:
-                runs.initialise(run, Path(cfg.init_from))
+            if cfg.init_from is not None and (told := runs.initialise(run, Path(cfg.init_from))):
+                console.print(told, highlight=False, soft_wrap=True)
         except BaseException:
             run.close()
             raise

@@ -71,7 +71,8 @@ class Trajectory(TensorClass["nocast"]):  # type: ignore[misc]
     """T steps of B teams and the observation after the last; its batch size is [].
 
     steps: Step [T, B]; last: Observation [B]; last_key [B] long. Added on the way: memory [B, N, D] at the first
-    row; advantage, returns, value [T, B, N]; weight [B] and index [B] of replay.
+    row; advantage, returns, value [T, B, N]; weight [B] and index [B] of replay; before: Step [T', B], rows that come
+    before the first and are not learnt from, but warm memory up (memory is then the one at their first).
     """
 
     steps: Step
@@ -83,6 +84,7 @@ class Trajectory(TensorClass["nocast"]):  # type: ignore[misc]
     value: Tensor | None = None
     weight: Tensor | None = None
     index: Tensor | None = None
+    before: Step | None = None
 
     @property
     def seen(self) -> Observation:

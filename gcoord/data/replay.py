@@ -9,14 +9,15 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gcoord.data import frames
+from gcoord.data.frames import newest, stacked
+from gcoord.data.priorities import Priorities, SumTree
 from gcoord.data.rows import RowFiles
 from gcoord.trajectory import Observation, Step, Trajectory
 
@@ -25,6 +26,7 @@ Device = torch.device | str
 SEEN = "seen."
 OWN = SEEN + "own"
 MEMORY = "memory"
+BEGINS = "begins"
 
 
 class Replay:
@@ -39,6 +41,10 @@ class Replay:
         seed: of the ring's own random stream.
         stack: frames that each image `own` holds, the newest in its last channels: that one alone is stored, and those
             before it are read from the rows before. The oldest stack - 1 rows then start no window.
+        episodes: windows begin where episodes do, and what comes after an episode's end is marked invalid in them.
+        priorities: called with the number of cells and the device, gives the priorities by which windows are drawn;
+            None: evenly.
+        window: rows of a window, and of what comes before it, where priorities are given.
 
     Raises ValueError before anything is allocated when the ring cannot fit.
     """
@@ -52,9 +58,15 @@ class Replay:
         folder: str | os.PathLike[str] | None = None,
         seed: int = 0,
         stack: int = 1,
+        episodes: bool = False,
+        priorities: Callable[..., Priorities] | None = None,
+        window: int = 1,
     ) -> None:
         if capacity < 1:
             raise ValueError(f"expected a replay of at least one frame (got {capacity})")
+        self.episodes, self.window = episodes, window
+        self._make_priorities = priorities
+        self.priorities: Priorities | None = None
         self.capacity = capacity
         self.max_bytes = max_bytes
         self.device = torch.device(device)
@@ -101,7 +113,8 @@ class Replay:
     @property
     def nbytes(self) -> int:
         """Bytes that the ring takes, 0 until it is reserved."""
-        return sum(tensor.nbytes for tensor in (*self._ring.values(), self._starts, self._before))
+        tree = 0 if self.priorities is None else self.priorities.nbytes
+        return tree + sum(tensor.nbytes for tensor in (*self._ring.values(), self._starts, self._before))
 
     def reserve(self, steps: Step, memory: Tensor | None = None) -> None:
         """Allocate the ring for rows like those of `steps` [T, B] (T may be 0), as the first `add` does by itself.
@@ -129,6 +142,8 @@ class Replay:
             return
         last = self.added - 1
         self._ring["valid"][last % self.rows] = False
+        if self.episodes:
+            self._ring[BEGINS][last % self.rows] = False
         self._before[self.added % (self.rows + 1)] = self._before[last % (self.rows + 1)]
         if self.added > 1:
             slot = (last - 1) % self.rows
@@ -137,28 +152,44 @@ class Replay:
             self.files.rewrite_from(self.added - 2)
 
     @torch.no_grad()
-    def sample(self, batch_size: int, length: int = 1) -> Trajectory:
-        """Windows of `length` rows, drawn uniformly with replacement among valid first rows.
+    def sample(self, batch_size: int, length: int = 1, burn_in: int = 0, frames: int = 0) -> Trajectory:
+        """Windows of `length` rows and the `burn_in` rows before them, drawn with replacement among those first rows
+        that are valid: evenly, or by priority; `frames` have been collected in all, by which weights grow exact.
 
-        Returns steps [length, batch], last and last_key [batch], weight [batch] of ones, index [batch] (the cell of
-        the first row) and, where it is stored, memory [batch, N, D] of the first row. Rows inside a window may be
-        invalid. Raises ValueError when fewer than length + 1 rows are held or, on CPU, none of them may start a window
-        (elsewhere the caller asks `ready` once, so that drawing never waits for the device).
+        Returns steps [length, batch], last and last_key [batch], weight [batch] (ones without priorities), index
+        [batch] (the cell of the first row), before [burn_in, batch] where there are such rows and, where it is stored,
+        memory [batch, N, D] of the very first row. Rows inside a window may be invalid. Raises ValueError when too few
+        rows are held or, on CPU, none of them may start a window (elsewhere the caller asks `ready` once, so that
+        drawing never waits for the device).
         """
-        if self._startable(length) < 1:
+        total = burn_in + length
+        if self._startable(total) < 1:
             raise ValueError(
-                f"expected more than {length + self.stack - 1} rows to draw windows of {length} from "
+                f"expected more than {total + self.stack - 1} rows to draw windows of {total} from "
                 f"(got {min(self.added, self.rows)}, at most {self.rows} are held)"
             )
-        low, high = self._window(length)
+        if self.priorities is not None and total != self.window:
+            raise ValueError(f"expected windows of {self.window} rows, which have priorities (got {total})")
+        low, high = self._window(total)
         if self.device.type == "cpu" and not high > low:
-            raise ValueError(f"expected a valid row to start a window of {length} at (got none)")
-        draw = torch.rand(batch_size, dtype=torch.float64, device=self.device, generator=self.generator)
-        offset = (draw * (high - low)).long().clamp(max=high - low - 1)
-        index = self._starts[(low + offset) % (len(self._starts) - 1)]  # [batch]
-        ahead = torch.arange(length + 1, device=self.device).unsqueeze(1) * self.num_envs
-        cells = (index + ahead) % (self.rows * self.num_envs)  # [length + 1, batch]
-        return self._read(cells, index)
+            raise ValueError(f"expected a valid row to start a window of {total} at (got none)")
+        if self.priorities is None:
+            draw = torch.rand(batch_size, dtype=torch.float64, device=self.device, generator=self.generator)
+            offset = (draw * (high - low)).long().clamp(max=high - low - 1)
+            index = self._starts[(low + offset) % (len(self._starts) - 1)]  # [batch]
+            weight = torch.ones(batch_size, device=self.device)
+        else:
+            index, weight = self.priorities.draw(batch_size, high - low, frames, self.generator)
+        ahead = torch.arange(total + 1, device=self.device).unsqueeze(1) * self.num_envs
+        cells = (index + ahead) % (self.rows * self.num_envs)  # [total + 1, batch]
+        return self._read(cells, index, weight, burn_in)
+
+    @torch.no_grad()
+    def feedback(self, index: Tensor, td_error: Tensor) -> None:
+        """How surprising the windows that start at the cells index [n] were, td_error [n]; those of other rings,
+        outside this one's cells, are left out."""
+        if self.priorities is not None:
+            self.priorities.update(index, td_error)
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to restore the replay as it is now, whatever is added to this one later.
@@ -172,6 +203,7 @@ class Replay:
             "added": self.added,
             "device": self.device.type,
             "generator": self.generator.get_state(),
+            "priorities": None if self.priorities is None else self.priorities.state_dict(),
         }
         if self.files is None:
             return {**state, "rows": self._copies(self.added - held, self.added)}
@@ -188,7 +220,7 @@ class Replay:
             raise ValueError(
                 f"expected a replay saved {'without' if self.files is None else 'with'} a folder (got other)"
             )
-        self._ring, self.added = {}, 0
+        self._ring, self.added, self.priorities = {}, 0, None
         if self.files is not None:
             for first, leaves in self.files.load(state["files"], self.device):
                 self._restore(first, leaves)
@@ -196,8 +228,23 @@ class Replay:
             self._restore(state["added"] - len(state["rows"]["valid"]), state["rows"])
         if self.added != state["added"]:
             raise ValueError(f"expected a replay of {state['added']:,} rows (got {self.added:,})")
+        if self.priorities is not None:
+            self.priorities.load_state_dict(state["priorities"])
         if state["device"] == self.device.type:
             self.generator.set_state(state["generator"].cpu())
+
+    def _leaves(self, steps: Step, memory: Tensor | None) -> dict[str, Tensor]:
+        """The tensors of rows [T, B] by name, and where episodes begin if windows do so there."""
+        leaves = _leaves(steps, memory)
+        if self.stack > 1:
+            leaves[OWN] = newest(leaves[OWN], self.stack)
+        if self.episodes:
+            valid = leaves["valid"]
+            before = torch.zeros_like(valid[:1].any(0))
+            if self.added:
+                before = self._ring["valid"][(self.added - 1) % self.rows].to(valid.device)
+            leaves[BEGINS] = valid & ~torch.cat([before.unsqueeze(0), valid])[: len(valid)]
+        return leaves
 
     def _allocate(self, leaves: dict[str, Tensor]) -> None:
         num_envs = leaves["valid"].shape[1]
@@ -208,8 +255,11 @@ class Replay:
                 f"(got {self.capacity})"
             )
         row = sum(leaf.shape[1:].numel() * leaf.element_size() for leaf in leaves.values())
+        cells = rows * num_envs
         needed = rows * (row + 8 * num_envs + 8) + 16
-        limit = min(_available_bytes(self.device), self.max_bytes if self.max_bytes is not None else sys.maxsize)
+        if self._make_priorities is not None:
+            needed += SumTree.bytes_of(cells + 1)
+        limit = min(available_bytes(self.device), self.max_bytes if self.max_bytes is not None else sys.maxsize)
         if needed > limit:
             raise ValueError(
                 f"expected a replay of at most {limit / 2**20:,.1f} MiB, about {limit * num_envs * rows // needed:,} "
@@ -223,6 +273,8 @@ class Replay:
         }
         self._starts = torch.zeros(rows * num_envs + 1, dtype=torch.long, device=self.device)
         self._before = torch.zeros(rows + 1, dtype=torch.long, device=self.device)
+        if self._make_priorities is not None:
+            self.priorities = self._make_priorities(cells, self.device)
 
     def _check(self, leaves: dict[str, Tensor]) -> None:
         if leaves.keys() != self._ring.keys():
@@ -242,16 +294,32 @@ class Replay:
         for name, leaf in leaves.items():
             self._ring[name][slot : slot + split].copy_(leaf[:split])
             self._ring[name][: total - split].copy_(leaf[split:])
-        valid = leaves["valid"].to(self.device)  # [T, B]
+        may = leaves[BEGINS if self.episodes else "valid"].to(self.device)  # [T, B]
         row = self.added + torch.arange(total, device=self.device)
         before = self._before[self.added % (self.rows + 1)]
-        self._before[(row + 1) % (self.rows + 1)] = before + valid.sum(1).cumsum(0)
+        self._before[(row + 1) % (self.rows + 1)] = before + may.sum(1).cumsum(0)
         spare = len(self._starts) - 1
-        place = torch.where(valid, (before + valid.flatten().cumsum(0).view_as(valid) - 1) % spare, spare)
+        place = torch.where(may, (before + may.flatten().cumsum(0).view_as(may) - 1) % spare, spare)
         self._starts[place] = (row % self.rows).unsqueeze(1) * self.num_envs + torch.arange(
             self.num_envs, device=self.device
         )
         self.added += total
+        if self.priorities is not None:
+            self._admit(self.priorities, total)
+
+    def _admit(self, priorities: Priorities, total: int) -> None:
+        """Of the last `total` rows none may start a window yet, but as many further back now may."""
+        fresh = torch.arange(max(self.added - total, 0), self.added, device=self.device) % self.rows
+        team = torch.arange(self.num_envs, device=self.device)
+        cells = (fresh.unsqueeze(1) * self.num_envs + team).flatten()
+        priorities.admit(cells, torch.zeros_like(cells, dtype=torch.bool))
+        oldest, end = max(self.added - self.rows, 0) + self.stack - 1, self.added - self.window
+        torn = torch.arange(oldest - self.stack + 1, oldest, device=self.device) % self.rows
+        cells = (torn.unsqueeze(1) * self.num_envs + team).flatten()
+        priorities.admit(cells, torch.zeros_like(cells, dtype=torch.bool))
+        whole = torch.arange(max(end - total, oldest), max(end, oldest), device=self.device) % self.rows
+        cells = (whole.unsqueeze(1) * self.num_envs + team).flatten()
+        priorities.admit(cells, self._ring[BEGINS if self.episodes else "valid"].flatten()[cells])
 
     def _window(self, length: int) -> tuple[Tensor, Tensor]:
         """Counts of starts before the oldest row and before the first whose window would cross the cursor."""
@@ -262,13 +330,7 @@ class Replay:
         """Rows that may start a window of `length`, the invalid ones counted too."""
         return min(self.added, self.rows) - length - (self.stack - 1)
 
-    def _leaves(self, steps: Step, memory: Tensor | None) -> dict[str, Tensor]:
-        leaves = _leaves(steps, memory)
-        if self.stack > 1:
-            leaves[OWN] = frames.newest(leaves[OWN], self.stack)
-        return leaves
-
-    def _read(self, cells: Tensor, index: Tensor) -> Trajectory:
+    def _read(self, cells: Tensor, index: Tensor, weight: Tensor, burn_in: int) -> Trajectory:
         length, batch = len(cells) - 1, len(index)
         steps: dict[str, Any] = {}
         seen: dict[str, Any] = {}
@@ -280,21 +342,26 @@ class Replay:
                 memory = flat[index]
             elif name == OWN and self.stack > 1:
                 ring_of = self._ring
-                seen["own"] = frames.stacked(ring, ring_of["valid"], ring_of[SEEN + "alive"], cells, self.stack)
+                seen["own"] = stacked(ring, ring_of["valid"], ring_of[SEEN + "alive"], cells, self.stack)
             elif name.startswith(SEEN):
                 seen[name.removeprefix(SEEN)] = _gather(flat, cells)
             elif name == "key":
                 keys = _gather(flat, cells)
                 steps["key"], last_key = keys[:-1], keys[-1]
-            else:
+            elif name != BEGINS:
                 steps[name] = _gather(flat, cells[:-1])
+        if self.episodes:
+            done = (steps["terminated"] | steps["truncated"]).cumsum(0) > 0
+            steps["valid"] = steps["valid"] & ~torch.cat([torch.zeros_like(done[:1]), done[:-1]])
         observation = Observation(**seen, batch_size=[length + 1, batch])
+        rows = Step(seen=observation[:-1], **steps, batch_size=[length, batch])
         return Trajectory(
-            steps=Step(seen=observation[:-1], **steps, batch_size=[length, batch]),
+            steps=rows[burn_in:],
+            before=rows[:burn_in] if burn_in else None,
             last=observation[-1],
             last_key=last_key,
             memory=memory,
-            weight=torch.ones(batch, device=self.device),
+            weight=weight,
             index=index,
             batch_size=[],
         )
@@ -314,96 +381,6 @@ class Replay:
         self._append(leaves)
 
 
-class Replays:
-    """One ring for each team size; every batch holds one size.
-
-    Arguments: as for `Replay`; capacity is divided evenly among the sizes, max_bytes is of all together.
-        n_agents: the sizes.
-    """
-
-    def __init__(
-        self,
-        n_agents: Sequence[int],
-        capacity: int,
-        *,
-        max_bytes: int | None = None,
-        device: Device = "cpu",
-        folder: str | os.PathLike[str] | None = None,
-        seed: int = 0,
-        stack: int = 1,
-    ) -> None:
-        if not n_agents or len(set(n_agents)) != len(n_agents):
-            raise ValueError(f"expected at least one team size, each once (got {list(n_agents)})")
-        self.of_size = {
-            n: Replay(
-                capacity // len(n_agents),
-                device=device,
-                folder=None if folder is None else Path(folder) / f"n{n}",
-                seed=seed + place,
-                stack=stack,
-            )
-            for place, n in enumerate(n_agents)
-        }
-        available = _available_bytes(torch.device(device))
-        self.max_bytes = available if max_bytes is None else min(max_bytes, available)
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def __len__(self) -> int:
-        """Frames held, over all sizes."""
-        return sum(len(replay) for replay in self.of_size.values())
-
-    def ready(self, length: int = 1) -> bool:
-        """Whether every size can give windows of `length`."""
-        return all(replay.ready(length) for replay in self.of_size.values())
-
-    def reserve(self, examples: Iterable[tuple[Step, Tensor | None]]) -> None:
-        """Allocate the rings for rows like these, (steps, memory) of each size, as the first `add` of a size does.
-
-        Raises ValueError where they do not fit together.
-        """
-        for steps, memory in examples:
-            self._of(steps).reserve(steps, memory)
-
-    def add(self, steps: Step, memory: Tensor | None = None) -> None:
-        """Append rows to the ring of their team size; raises ValueError for a size that has none."""
-        self._of(steps).add(steps, memory)
-
-    def cut(self) -> None:
-        """Say of every size that what is added next does not follow."""
-        for replay in self.of_size.values():
-            replay.cut()
-
-    def sample(self, batch_size: int, length: int = 1, n_agents: int | None = None) -> Trajectory:
-        """Windows of one size: `n_agents`, or one drawn evenly among the sizes that hold enough rows."""
-        if n_agents is None:
-            sizes = [n for n, replay in self.of_size.items() if replay._startable(length) > 0]
-            if not sizes:
-                raise ValueError(f"expected a team size with more than {length} rows (got none)")
-            n_agents = sizes[int(torch.randint(len(sizes), (), generator=self.generator))]
-        return self.of_size[n_agents].sample(batch_size, length)
-
-    def state_dict(self) -> dict[str, Any]:
-        """State of every ring and of the stream that draws sizes."""
-        replays = {n: replay.state_dict() for n, replay in self.of_size.items()}
-        return {"replays": replays, "generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore every ring; raises ValueError for a state of other sizes."""
-        if list(state["replays"]) != list(self.of_size):
-            raise ValueError(f"expected replays of sizes {list(self.of_size)} (got {list(state['replays'])})")
-        self.generator.set_state(state["generator"].cpu())
-        for n, replay in self.of_size.items():
-            replay.load_state_dict(state["replays"][n])
-
-    def _of(self, steps: Step) -> Replay:
-        n = steps.seen.alive.shape[-1]
-        if n not in self.of_size:
-            raise ValueError(f"expected teams of size {list(self.of_size)} (got {n})")
-        replay = self.of_size[n]
-        replay.max_bytes = self.max_bytes - sum(other.nbytes for other in self.of_size.values() if other is not replay)
-        return replay
-
-
 def _leaves(steps: Step, memory: Tensor | None) -> dict[str, Tensor]:
     """The tensors of rows [T, B] by name; optional fields that are absent are left out."""
     if len(steps.batch_size) != 2:
@@ -418,7 +395,7 @@ def _gather(flat: Tensor, cells: Tensor) -> Tensor:
     return flat.index_select(0, cells.flatten()).unflatten(0, cells.shape)
 
 
-def _available_bytes(device: torch.device) -> int:
+def available_bytes(device: torch.device) -> int:
     """Memory that can be taken now without pushing anything out."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]

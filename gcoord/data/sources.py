@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from gcoord.data.collect import Collector
-from gcoord.data.replay import Replays
+from gcoord.data.priorities import Priorities
+from gcoord.data.replays import Replays
 from gcoord.learners.base import Learner
 from gcoord.trajectory import Trajectory
 
@@ -29,10 +30,19 @@ class Source:
         if learner.on_policy != self.on_policy:
             kind = "rollouts" if learner.on_policy else "replay"
             raise ValueError(f"expected source={kind} for {type(learner).__name__} (got {type(self).__name__})")
+        sizes = [collector.spec.n_agents for collector in collectors]
+        if learner.fixed_n is not None and sizes != [learner.fixed_n]:
+            raise ValueError(
+                f"expected n_agents={learner.fixed_n} alone, the team size to which a part of this algorithm is bound "
+                f"(got n_agents={sizes})"
+            )
         self.learner, self.collectors = learner, collectors
         self.recurrent = learner.agent.body.memory is not None
         self.generator = torch.Generator().manual_seed(seed)
         self._before: list[dict[str, Any]] = []
+
+    def feedback(self, index: Tensor, td_error: Tensor) -> None:
+        """Called after each update with what it made of the batch's windows: index [B] and td_error [B]."""
 
     def end_round(self) -> None:
         """Called when the last batch of a round has been learnt from, before anything is saved."""
@@ -157,8 +167,9 @@ class Rollouts(Source):
 class Replayed(Source):
     """Windows drawn from what was ever collected, while more is collected.
 
-    A recurrent policy's windows begin with the memory that was stored at their first row (stored state, without
-    burn-in, of https://openreview.net/forum?id=r1lyTjAqYX); the target network begins with the same.
+    A recurrent policy's windows begin with the memory that was stored at their first row, the target network's too
+    (stored state); with `burn_in` memory is first warmed up on the rows before (both:
+    https://openreview.net/forum?id=r1lyTjAqYX); with `episodes` windows are whole episodes, which begin without memory.
 
     Arguments:
         learner: whose policy explores and learns.
@@ -166,7 +177,12 @@ class Replayed(Source):
         capacity: frames kept, over all sizes.
         max_bytes: of the replay; None: what the device has. A replay that cannot fit is refused here.
         batch: windows in a batch.
-        length: rows in a window; None: 1, or 10 for a recurrent policy.
+        length: rows in a window; None: 1, or 10 for a recurrent policy and for targets that look further ahead, or with
+            `episodes` the world's longest episode.
+        burn_in: rows before a window that only warm memory up.
+        episodes: windows begin where episodes do and are not learnt from after an episode's end.
+        priorities: called with the number of cells and the device, gives the priorities by which windows are drawn (see
+            `gcoord.data.priorities.Priorities`); None: all alike.
         steps: rows collected from every team before each burst of updates.
         updates: batches in a burst.
         bursts: bursts in a round.
@@ -184,6 +200,9 @@ class Replayed(Source):
         max_bytes: int | None = None,
         batch: int = 64,
         length: int | None = None,
+        burn_in: int = 0,
+        episodes: bool = False,
+        priorities: Callable[..., Priorities] | None = None,
         steps: int = 4,
         updates: int = 4,
         bursts: int = 25,
@@ -195,21 +214,60 @@ class Replayed(Source):
             raise ValueError(
                 f"expected batch, steps, updates and bursts of at least 1 (got {batch}, {steps}, {updates}, {bursts})"
             )
-        self.length = (10 if self.recurrent else 1) if length is None else length
-        if self.length < 1:
-            raise ValueError(f"expected windows of at least one row (got length={length})")
+        if burn_in < 0 or (burn_in and not self.recurrent) or (burn_in and episodes):
+            raise ValueError(
+                f"expected burn_in of at least 0, and 0 without memory or where windows are episodes (got {burn_in})"
+            )
+        self.length = self._length(episodes) if length is None else length
+        if self.length < learner.rows:
+            raise ValueError(f"expected windows of at least {learner.rows} rows (got length={self.length})")
+        self.burn_in = burn_in
         self.batch, self.steps, self.updates, self.bursts, self.warmup = batch, steps, updates, bursts, warmup
         device = next(learner.parameters()).device
         sizes = [collector.spec.n_agents for collector in collectors]
         stack = collectors[0].spec.stack
-        self.replays = Replays(sizes, capacity, max_bytes=max_bytes, device=device, seed=seed, stack=stack)
+        self.replays = Replays(
+            sizes,
+            capacity,
+            max_bytes=max_bytes,
+            device=device,
+            seed=seed,
+            stack=stack,
+            episodes=episodes,
+            priorities=priorities,
+            window=burn_in + self.length,
+        )
         self.replays.reserve(collector.example(learner.agent) for collector in collectors)
-        needed = self.length + stack
-        if short := [replay for replay in self.replays.of_size.values() if replay.rows < needed]:
+        self._check_room(episodes, stack)
+
+    def _length(self, episodes: bool) -> int:
+        if episodes:
+            longest = [collector.spec.max_steps for collector in self.collectors]
+            known = [steps for steps in longest if steps is not None]
+            if len(known) < len(longest):
+                raise ValueError("expected length, as the world says no max_steps, for windows of episodes (got none)")
+            return max(*known, self.learner.rows)
+        return max(10, self.learner.rows) if self.recurrent or self.learner.rows > 1 else 1
+
+    def _check_room(self, episodes: bool, stack: int) -> None:
+        """Raises ValueError where no window, or not the warm-up, would ever fit."""
+        window = self.burn_in + self.length
+        # An episode may begin anywhere in as many rows as it is long, and one is spent on its reset.
+        needed = window * (2 if episodes else 1) + stack + episodes
+        for ring in self.replays.of_size.values():
+            if ring.rows < needed:
+                raise ValueError(
+                    f"expected a capacity of at least {needed * ring.num_envs:,} frames for windows of {window} rows "
+                    f"of {ring.num_envs} teams (got {ring.capacity:,} for teams of that size)"
+                )
+        room = sum(ring.rows * ring.num_envs for ring in self.replays.of_size.values())
+        if self.warmup > room:
             raise ValueError(
-                f"expected room for {needed} rows of {short[0].num_envs} teams, to draw windows of {self.length} from "
-                f"(got capacity={capacity:,}, {short[0].rows} rows for each team size)"
+                f"expected a warmup of at most {room:,} frames, what the replay holds (got {self.warmup:,})"
             )
+
+    def feedback(self, index: Tensor, td_error: Tensor) -> None:
+        self.replays.feedback(index, td_error)
 
     def committed(self) -> None:
         for replay in self.replays.of_size.values():
@@ -228,12 +286,12 @@ class Replayed(Source):
             self.replays.add(trajectory.steps, trajectory.memory)
 
     def __iter__(self) -> Iterator[Trajectory]:
-        while len(self.replays) < self.warmup or not self.replays.ready(self.length):
+        while len(self.replays) < self.warmup or not self.replays.ready(self.burn_in + self.length):
             self._gather()
         for _ in range(self.bursts):
             self._gather()
             for _ in range(self.updates):
-                yield self.replays.sample(self.batch, self.length)
+                yield self.replays.sample(self.batch, self.length, burn_in=self.burn_in, frames=self.learner.frames)
 
     def state_dict(self, failed: bool = False) -> dict[str, Any]:
         return {**super().state_dict(failed), "replays": self.replays.state_dict()}

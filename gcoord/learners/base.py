@@ -35,6 +35,9 @@ class Learner(lightning.LightningModule):
     on_policy = False
     takes_discrete = True
     takes_continuous = True
+    # Rows of time that a batch must hold at least for what is learnt, and the team size that a part is bound to.
+    rows = 1
+    fixed_n: int | None = None
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class Learner(lightning.LightningModule):
         self.frames = 0
         self.agent_steps = 0
         self.updates = 0
+        self.td_error: Tensor | None = None
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
@@ -160,7 +164,7 @@ class Learner(lightning.LightningModule):
 
     def state(self) -> dict[str, Any]:
         """Everything but the optimiser that goes into a checkpoint."""
-        return {"module": dict(self.state_dict()), "counters": self.counters()}
+        return {"module": dict(self.state_dict()), "counters": self.counters(), "fixed_n": self.fixed_n}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""

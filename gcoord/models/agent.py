@@ -208,9 +208,11 @@ class Agent(nn.Module):
         self.body = body
         self.head: Any = head(body.out_dim)
 
-    def read(self, features: Features, seen: Observation) -> Choice | Tensor:
-        """What the head says of features of `seen`: a Choice, or q [*, N, A]."""
-        return cast(Choice | Tensor, self.head(features.h, available=seen.available, kind=seen.kind))
+    def read(self, features: Features, seen: Observation, key: Tensor | None = None) -> Choice | Tensor:
+        """What the head says of features of `seen`: a Choice, or q [*, N, A]. A head with `reads_seen` is also given
+        the observation and the rows' keys."""
+        more = {"seen": seen, "key": key} if getattr(self.head, "reads_seen", False) else {}
+        return cast(Choice | Tensor, self.head(features.h, available=seen.available, kind=seen.kind, **more))
 
     def legal(self, seen: Observation) -> Tensor | None:
         """[*, N, A] bool: what may be chosen (None: everything), for heads of action values."""
@@ -225,7 +227,7 @@ class Agent(nn.Module):
     ) -> tuple[Choice | Tensor, Features]:
         """seen [*] -> (Choice over [*, N] or q [*, N, A], Features)."""
         features = self.body(seen, memory, graph, key)
-        return self.read(features, seen), features
+        return self.read(features, seen, key), features
 
     def unroll(
         self,
@@ -238,7 +240,7 @@ class Agent(nn.Module):
     ) -> tuple[Choice | Tensor, Features]:
         """seen [T, B] in order -> (Choice over [T, B, N] or q [T, B, N, A], Features)."""
         features = self.body.unroll(seen, memory, resets, graph, key, attention)
-        return self.read(features, seen), features
+        return self.read(features, seen, key), features
 
     @torch.no_grad()
     def act(

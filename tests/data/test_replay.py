@@ -7,7 +7,8 @@ import torch
 
 from gcoord.checkpoint import load_state, save_state
 from gcoord.data import replay as replay_module
-from gcoord.data.replay import Replay, Replays
+from gcoord.data.replay import Replay
+from gcoord.data.replays import Replays
 from gcoord.trajectory import Observation, Step
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"))]

@@ -9,6 +9,7 @@ import gcoord
 from gcoord.data.collect import Collector
 from gcoord.data.sources import Replayed
 from gcoord.graph import Auto, Complete
+from gcoord.learners.terms import drift
 from gcoord.learners.value import QLearner
 from gcoord.models import GraphEncoder, MLPEncoder
 from gcoord.models.agent import Body
@@ -140,7 +141,7 @@ def test_drift_is_the_divergence_of_attention_now_from_attention_next_and_the_la
     mask = seen.alive[:-1] & seen.alive[1:] & batch.steps.valid.unsqueeze(-1)
     torch.testing.assert_close(loss, by_hand[mask].mean(), rtol=1e-4, atol=1e-7)
     assert loss > 0
-    gradient = torch.autograd.grad(learner._drift(now, then, mask), [p, q], allow_unused=True)
+    gradient = torch.autograd.grad(drift(now, then, mask), [p, q], allow_unused=True)
     assert gradient[0] is not None and gradient[1] is None
 
 

@@ -1,4 +1,4 @@
-"""Mixers and the team's pooled feature: the papers' known answers, monotone, greedy-consistent, at any team size."""
+"""Promises of every mixer and of the team's pooled feature: monotone, greedy-consistent, the same at any team size."""
 
 from __future__ import annotations
 
@@ -6,15 +6,24 @@ import itertools
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gcoord.models.heads import greedy
-from gcoord.models.mixers import Each, Mixer, Monotonic, Sum, Utilities
+from gcoord.models.mixers import (
+    Attentive,
+    Duplex,
+    Each,
+    Joint,
+    Mixer,
+    Monotonic,
+    Shapley,
+    Sum,
+    Utilities,
+)
 from gcoord.models.pool import team_pool
 
 SIZES = [1, 2, 3, 5, 40]
 DIM = 8
-GAME = torch.tensor([[8.0, -12, -12], [-12, 0, 0], [-12, 0, 0]], dtype=torch.float64)
 nan = float("nan")
 
 MIXERS = {
@@ -23,7 +32,16 @@ MIXERS = {
     "mean": lambda: Sum("mean"),
     "monotonic": lambda: Monotonic(DIM),
     "monotonic_mean": lambda: Monotonic(DIM, reduce="mean"),
+    "attentive": lambda: Attentive(DIM),
+    "duplex": lambda: Duplex(DIM, n_actions=4),
+    "duplex_mean": lambda: Duplex(DIM, reduce="mean"),
+    "shapley": lambda: Shapley(DIM),
+    "shapley_mean": lambda: Shapley(DIM, reduce="mean"),
+    "joint": lambda: Joint(DIM),
+    "joint_mean": lambda: Joint(DIM, n_actions=4, reduce="mean"),
 }
+MONOTONE = {name: MIXERS[name] for name in ("sum", "mean", "monotonic", "monotonic_mean", "attentive")}
+CONSISTENT = {**MONOTONE, **{name: MIXERS[name] for name in ("duplex", "duplex_mean")}}
 every_mixer = pytest.mark.parametrize("make", MIXERS.values(), ids=MIXERS)
 
 
@@ -41,89 +59,26 @@ def random_utilities(teams: int, n: int, actions: int = 4, dead: float = 0.3) ->
     )
 
 
-def on_game(q: Tensor, h: Tensor | None = None) -> Utilities:
-    """Both agents' tables q [2, A] at all A x A joint actions."""
-    actions = torch.cartesian_prod(torch.arange(q.shape[1]), torch.arange(q.shape[1]))
-    count = len(actions)
-    return Utilities(
-        q=q.expand(count, *q.shape),
-        action=actions,
-        h=torch.zeros(count, 2, DIM, dtype=q.dtype) if h is None else h.expand(count, 2, DIM),
-        alive=torch.ones(count, 2, dtype=torch.bool),
-    )
+def shake(mixer: Mixer) -> Mixer:
+    """Other weights than a new mixer has."""
+    with torch.no_grad():
+        for parameter in mixer.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    return mixer
 
 
-# Known answers
-
-
-def fitted(mixer: Mixer, targets: Tensor) -> Tensor:
-    """The tables [2, 3] of the exact least-squares fit through a mixer that is linear in them."""
-    columns = [mixer(on_game(basis.view(2, 3))).total.flatten() for basis in torch.eye(6, dtype=torch.float64)]
-    solution = torch.linalg.lstsq(torch.stack(columns, 1), targets.unsqueeze(1), driver="gelsd").solution
-    return solution.view(2, 3)
-
-
-def test_vdn_fits_the_one_step_game_as_in_closed_form():
-    mixer = Sum()
-    total = mixer(on_game(fitted(mixer, GAME.flatten()))).total.view(3, 3)
-    expected = torch.tensor([-56.0, -44.0, -32.0], dtype=torch.float64) / 9  # -6.222, -4.889, -3.556
-    torch.testing.assert_close(torch.stack([total[0, 0], total[0, 1], total[1, 1]]), expected)
-
-
-def test_independent_learners_fit_the_mean_over_the_others_actions():
-    q = fitted(Each(), GAME.flatten().repeat_interleave(2))
-    expected = torch.tensor([[-16 / 3, -4, -4]] * 2, dtype=torch.float64)
-    torch.testing.assert_close(q, expected)
-
-
-def test_vdns_gradient_to_every_chosen_value_is_equal_and_zero_elsewhere():
-    utilities = random_utilities(6, 5)
-    q = utilities.q.requires_grad_()
-    Sum()(utilities).total.sum().backward()
-    expected = nn.functional.one_hot(utilities.action, 4) * utilities.alive.unsqueeze(-1)
-    assert torch.equal(q.grad, expected.double())
-
-
-def test_the_mean_is_the_sum_over_the_number_of_the_living():
-    utilities = random_utilities(20, 5)
-    count = utilities.alive.sum(-1).clamp(min=1)
-    torch.testing.assert_close(Sum("mean")(utilities).total, Sum()(utilities).total / count)
-    chosen = utilities.q.gather(-1, utilities.action.unsqueeze(-1)).squeeze(-1)
-    torch.testing.assert_close(Sum()(utilities).total, (chosen * utilities.alive).sum(-1))
-
-
-def second_stage(mixer: Mixer, steps: int) -> Tensor:
-    """Values that a mixer learns for the greedy joint action in the two-step game's second stages 2A and 2B."""
-    payoff = torch.tensor([[[7.0, 7.0], [7.0, 7.0]], [[0.0, 1.0], [1.0, 8.0]]])  # [stage, a, b]
-    q = nn.Parameter(torch.zeros(2, 2, 2))  # [stage, agent, action]
-    h = torch.zeros(2, 2, DIM)
-    h[0, :, 0] = h[1, :, 1] = 1.0
-    optimiser = torch.optim.Adam([q, *mixer.parameters()], lr=0.02)
-    for _ in range(steps):
-        loss = sum((mixer(on_game(q[s], h[s])).total - payoff[s].flatten()).square().sum() for s in range(2))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return torch.stack([mixer.target(on_game(q[s], h[s]))[0] for s in range(2)]).detach()
-
-
-def test_qmix_reaches_eight_in_the_two_step_game_where_vdn_takes_seven():
-    qmix, vdn = second_stage(Monotonic(DIM), 500), second_stage(Sum(), 500)
-    torch.testing.assert_close(qmix, torch.tensor([7.0, 8.0]), rtol=0, atol=0.2)
-    torch.testing.assert_close(vdn, torch.tensor([7.0, 6.5]), rtol=0, atol=0.2)
-    assert qmix.argmax() == 1 and vdn.argmax() == 0
+def gradients(mixer: Mixer) -> list[Tensor]:
+    return [p.grad.clone() for p in mixer.parameters() if p.grad is not None]
 
 
 # Promises
 
 
 @pytest.mark.parametrize("n", [*SIZES, 7])
-@pytest.mark.parametrize("make", [Sum, lambda: Monotonic(DIM), lambda: Monotonic(DIM, reduce="mean")])
+@pytest.mark.parametrize("make", MONOTONE.values(), ids=MONOTONE)
 def test_monotone_mixers_never_fall_when_a_value_rises(make, n):
     mixer = make().double()
-    with torch.no_grad():
-        for parameter in mixer.parameters():
-            parameter.add_(torch.randn_like(parameter))  # not only the weights that a new mixer has
+    shake(mixer)
     utilities = random_utilities(200, n)
     q = utilities.q.requires_grad_()
     mixer(utilities).total.sum().backward()
@@ -132,20 +87,21 @@ def test_monotone_mixers_never_fall_when_a_value_rises(make, n):
 
 
 @pytest.mark.parametrize(("n", "actions"), list(itertools.product([1, 2, 3], [2, 3])))
-@pytest.mark.parametrize("make", [Sum, lambda: Monotonic(DIM), lambda: Monotonic(DIM, reduce="mean")])
+@pytest.mark.parametrize("make", CONSISTENT.values(), ids=CONSISTENT)
 def test_everyones_greedy_action_is_the_teams_best(make, n, actions):
+    joint = torch.tensor(list(itertools.product(range(actions), repeat=n)))  # [A^N, N]
     mixer = make().double()
     for _ in range(20):
-        utilities = random_utilities(1, n, actions)
+        shake(mixer)
+        one = random_utilities(1, n, actions)
         available = torch.rand(1, n, actions) < 0.7
         available[..., 0] |= ~available.any(-1)
-        utilities = Utilities(utilities.q, utilities.action, utilities.h, utilities.alive, available)
-        totals = [
-            mixer(utilities.at(torch.tensor([joint]))).total
-            for joint in itertools.product(range(actions), repeat=n)
-            if available[0].gather(-1, torch.tensor(joint).unsqueeze(-1)).all()
-        ]
-        torch.testing.assert_close(torch.stack(totals).max(), mixer.target(utilities)[0])
+        every = (x.expand(len(joint), *x.shape[1:]) for x in (one.q, one.h, one.alive, available))
+        q, h, alive, legal = every
+        totals = mixer(Utilities(q, joint, h, alive, legal)).total
+        allowed = legal.gather(-1, joint.unsqueeze(-1)).squeeze(-1).all(-1)
+        utilities = Utilities(one.q, one.action, one.h, one.alive, available)
+        torch.testing.assert_close(totals[allowed].max(), mixer.target(utilities)[0])
 
 
 def test_qmixs_weights_depend_on_the_agent_and_on_the_team():
@@ -195,14 +151,15 @@ def test_order_padding_and_garbage_change_nothing(make, n):
     action = utilities.action.masked_fill(dead, -7)
     dirty_q = utilities.q.masked_fill(dead.unsqueeze(-1), nan).requires_grad_()
     dirty_h = utilities.h.masked_fill(dead.unsqueeze(-1), nan).requires_grad_()
-    clean_weights = [p.grad.clone() for p in mixer.parameters()]
+    clean_weights = gradients(mixer)
     mixer.zero_grad()
     dirty = mixer(Utilities(dirty_q, action, dirty_h, utilities.alive)).total
     dirty.square().sum().backward()
     assert torch.equal(dirty, total)
-    assert torch.equal(dirty_q.grad, q.grad)
-    assert (h.grad is None and dirty_h.grad is None) or torch.equal(dirty_h.grad, h.grad)
-    assert all(torch.equal(p.grad, clean) for p, clean in zip(mixer.parameters(), clean_weights, strict=True))
+    for mine, clean in ((dirty_q.grad, q.grad), (dirty_h.grad, h.grad)):
+        assert (mine is None and clean is None) or torch.equal(mine, clean)
+    assert q.grad is not None or h.grad is not None
+    assert all(torch.equal(a, b) for a, b in zip(gradients(mixer), clean_weights, strict=True))
 
     padded = Utilities(
         torch.cat([q, torch.randn(5, 3, 4)], 1),
@@ -238,10 +195,43 @@ def test_the_same_weights_mix_a_thousand_agents(make):
     assert large.shape == ((2, 1000) if mixer.per_agent else (2,))
 
 
-def test_unknown_reductions_are_refused():
-    for make in (Sum, lambda reduce: Monotonic(DIM, reduce=reduce)):
-        with pytest.raises(ValueError, match="expected reduce to be 'sum' or 'mean'"):
-            make("max")
+@every_mixer
+def test_teams_of_different_size_in_one_batch_are_worth_what_each_is_alone(make):
+    mixer = shake(make().double())
+    sizes, width = [1, 2, 5, 3], 5
+    teams = [random_utilities(1, n, dead=0.0) for n in sizes]
+
+    def padded(field: str) -> Tensor:
+        rows = [getattr(team, field)[0] for team in teams]
+        return torch.stack([torch.cat([x, torch.ones(width - len(x), *x.shape[1:]).to(x)]) for x in rows])
+
+    alive = torch.arange(width) < torch.tensor(sizes).unsqueeze(-1)
+    together = mixer(Utilities(padded("q"), padded("action"), padded("h"), alive)).total
+    for team, total, n in zip(teams, together, sizes, strict=True):
+        total = total[:n] if mixer.per_agent else total
+        torch.testing.assert_close(total, mixer(team).total[0], rtol=1e-12, atol=1e-12)
+
+
+@every_mixer
+def test_the_same_row_gives_the_same_bits_again(make):
+    mixer, utilities, key = make(), random_utilities(6, 5), torch.arange(6)
+    utilities = Utilities(utilities.q.float(), utilities.action, utilities.h.float(), utilities.alive)
+    torch.manual_seed(1)
+    first = mixer(utilities, key).total
+    torch.manual_seed(2)
+    assert torch.equal(mixer(utilities, key).total, first)
+
+
+@pytest.mark.parametrize("make", [Sum, Monotonic, Duplex, Shapley, Joint])
+def test_unknown_reductions_are_refused(make):
+    with pytest.raises(ValueError, match="expected reduce to be 'sum' or 'mean'"):
+        make(dim=DIM, reduce="max")
+
+
+@pytest.mark.parametrize("make", [Duplex, Joint])
+def test_more_actions_than_a_mixer_was_made_for_are_refused(make):
+    with pytest.raises(ValueError, match=r"expected at most n_actions=3 actions \(got 4\)"):
+        make(DIM, n_actions=3).double()(random_utilities(2, 3))
 
 
 # The pooled feature
