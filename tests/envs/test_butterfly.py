@@ -149,6 +149,23 @@ def test_slayers_see_the_raw_rows_and_are_paid_at_once() -> None:
         assert len(differ) <= 1 and late[0, i] == 0
 
 
+def test_every_zombie_that_is_gone_was_slain_once_by_the_dead_too() -> None:
+    env = knights_archers_zombies(n_agents=12, num_envs=4, workers=0, spawn_delay=2, max_zombies=60, max_cycles=150)
+    act, seen = random_actions(env.spec, 1), env.reset(4)
+    before: list[set[Any]] = [set()] * 4
+    slain_by_the_dead = 0.0
+    for _ in range(150):
+        seen, outcome = env.step(act(seen, None, torch.zeros(4))[0])
+        kills, own = outcome.metrics["kills"], outcome.reward.sum(-1)
+        for b, copy in enumerate(env._backend.copies):  # type: ignore[union-attr]
+            now = set(copy.env.unwrapped.zombie_list.sprites())
+            if outcome.valid[b]:
+                assert kills[b] == len(before[b] - now) and kills[b] >= own[b]
+            before[b] = now
+        slain_by_the_dead += float((kills - own).sum())
+    assert slain_by_the_dead > 0
+
+
 def test_a_reset_in_the_middle_leaves_nothing_behind() -> None:
     env = knights_archers_zombies(workers=0)
     env.reset(3)
