@@ -176,14 +176,23 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
+def takes(node: Any, kind: str) -> bool:
+    """Whether a part and all parts within take `discrete` or `continuous` actions; those that say nothing do."""
+    if not isinstance(node, DictConfig):
+        return True
+    own = getattr(conf.locate(node._target_), f"takes_{kind}", True) if "_target_" in node else True
+    return own and all(takes(value, kind) for value in node.values())
+
+
 def make_world(cfg: DictConfig, size: int | None, num_envs: int, device: torch.device, seed: int) -> TeamEnv:
     """The configured world, with the kind of actions that the algorithm takes where the world offers both."""
     options: dict[str, Any] = {}
     learner = conf.locate(cfg.algo._target_)
-    if cfg.env.get("continuous") == "auto" and not learner.takes_continuous:
+    discrete, continuous = (takes(cfg.algo, kind) for kind in ("discrete", "continuous"))
+    if cfg.env.get("continuous") == "auto" and not continuous:
         options["continuous"] = False
     env: TeamEnv = conf.build(cfg.env, n_agents=size, num_envs=num_envs, device=str(device), seed=seed, **options)
-    fits = learner.takes_continuous if env.spec.continuous else learner.takes_discrete
+    fits = continuous if env.spec.continuous else discrete
     if not (fits or env.spec.discrete):
         env.close()
         kind = "continuous" if env.spec.continuous else "mixed"

@@ -114,6 +114,13 @@ class Collector:
             self.episodes = Episodes(self.spec, self.seen.own.device)
         return self.seen
 
+    def restart(self) -> None:
+        """New episodes of every team; does nothing before the first collection, which starts some anyway."""
+        if self.seen is not None:
+            self.seen = self.env.reset(None)
+            self.memory = None if self.memory is None else torch.zeros_like(self.memory)
+            self.episodes = Episodes(self.spec, self.seen.own.device)
+
     def example(self, agent: Agent) -> tuple[Step, Tensor | None]:
         """No rows, but of the shapes and types that `collect` will give: steps [0, B] and memory [0, B, N, D]."""
         seen = self.begin(agent)

@@ -1,9 +1,10 @@
-"""Policy gradient on fresh rollouts: IPPO and MAPPO by their parts."""
+"""Policy gradient on fresh rollouts: REINFORCE, A2C, PPO, IPPO, MAPPO, COMA and Belief-PPO by their parts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 
 from gcoord.learners.base import Learner
 from gcoord.models.agent import Agent, Body
-from gcoord.models.critics import Critic
 from gcoord.models.kinds import policy_head
 from gcoord.models.normaliser import ValueNorm
 from gcoord.returns import gae
@@ -24,17 +24,21 @@ class PolicyGradient(Learner):
 
     PPO (https://arxiv.org/abs/1707.06347, eq. 7) per agent, weights shared; GAE (https://arxiv.org/abs/1506.02438,
     eq. 16); value normalisation, value clipping and Huber loss as in MAPPO (https://arxiv.org/abs/2103.01955).
-    IPPO: a `Local` critic. MAPPO: a `Central` one. Every mean is over living agents of valid steps. Departure: actor
-    and critic are stepped together, both at the parameters of the same minibatch; the critic has no memory.
+    PPO for one agent and IPPO for many: a `Local` critic. MAPPO: a `Central` one. A2C (https://arxiv.org/abs/1602.01783):
+    `Local`, no clip, one pass. REINFORCE (https://doi.org/10.1007/BF00992696): `NoCritic`, lam 1, whole episodes. COMA:
+    `Counterfactual`, no clip. Belief-PPO: `Local`, and a head with beliefs. Every mean is over living agents of valid
+    steps. Departure: actor and critic are stepped together, both at the parameters of the same minibatch; the critic
+    has no memory.
 
     Arguments:
         spec: of the teams learnt from.
         body: makes a fresh body for the actor, and one for the critic.
-        critic: `Local` or `Central`, called with the critic's body.
+        critic: `Local`, `Central`, `Counterfactual` or `NoCritic`, called with the critic's body.
         head: called with spec and width; gives the policy head.
         gamma: discount per step.
         lam: GAE's lambda.
-        clip: trust region of the probability ratio, also of the value in normalised units (`clip_value`).
+        clip: trust region of the probability ratio, also of the value in normalised units (`clip_value`); None: the
+            plain gradient of log pi times the advantage, for a single pass over fresh data.
         entropy: weight of the entropy bonus.
         value_weight: weight of the value loss.
         huber: where the value loss turns linear, in normalised units.
@@ -50,11 +54,11 @@ class PolicyGradient(Learner):
         self,
         spec: TeamSpec,
         body: Callable[..., Body],
-        critic: Callable[[Body], Critic],
+        critic: Callable[[Body], nn.Module],
         head: Callable[..., nn.Module] = policy_head,
         gamma: float = 0.95,
         lam: float = 0.9,
-        clip: float = 0.2,
+        clip: float | None = 0.2,
         entropy: float = 0.0,
         value_weight: float = 1.0,
         huber: float = 10.0,
@@ -71,8 +75,9 @@ class PolicyGradient(Learner):
             if not 0 <= share <= 1:
                 raise ValueError(f"expected {name} between 0 and 1 (got {share})")
         self.agent = Agent(body(), partial(head, spec))
-        self.critic = critic(body(memory=None))
-        self.value_norm = ValueNorm() if normalise_value else None
+        self.critic: Any = critic(body(memory=None))
+        learns_values = any(True for _ in self.critic.parameters())
+        self.value_norm = ValueNorm() if normalise_value and learns_values else None
         self.gamma, self.lam, self.clip = gamma, lam, clip
         self.entropy, self.value_weight, self.huber = entropy, value_weight, huber
         self.clip_value, self.normalise_advantage = clip_value, normalise_advantage
@@ -81,7 +86,7 @@ class PolicyGradient(Learner):
         return {"actor": [self.agent], "critic": [self.critic]}
 
     def bodies(self) -> list[Body]:
-        return [self.agent.body, self.critic.body]
+        return [self.agent.body] + [part.body for part in [self.critic] if hasattr(part, "body")]
 
     @torch.no_grad()
     def prepare(self, trajectory: Trajectory) -> Trajectory:
@@ -92,11 +97,12 @@ class PolicyGradient(Learner):
         # [B, N]: a slot keeps its kind, and the kind of the dead is not read.
         shared = (self.shares_reward(seen) & seen.alive).any(0)
         members = shared.expand_as(seen.alive) if "team" in self.spec.reward else None
-        raw, team, _ = self.critic.unroll(seen, None, resets(steps.valid), key=trajectory.keys_of_seen, members=members)
+        raw, team, baseline = self.critic.assess(trajectory, self.agent, members)
         value = raw
         if self.value_norm is not None:
             value = self.value_norm.denormalise(raw, n_agents)
             team = None if team is None else self.value_norm.denormalise(team, n_agents)
+            baseline = None if baseline is None else self.value_norm.denormalise(baseline, n_agents)
         advantage, returns = gae(
             steps.reward,
             value,
@@ -109,6 +115,8 @@ class PolicyGradient(Learner):
             shared=shared,
             team_value=team,
         )
+        if baseline is not None:
+            advantage = value[:-1] - baseline
         mask = learns(steps)
         spread = masked_mean((returns - masked_mean(returns, mask)) ** 2, mask)
         error = masked_mean((returns - value[:-1]) ** 2, mask)
@@ -135,20 +143,21 @@ class PolicyGradient(Learner):
         log_prob = choice.log_prob(played(steps))
         log_ratio = torch.where(mask, log_prob - steps.log_prob, log_prob.new_zeros(()))
         ratio = log_ratio.exp()
-        clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
-        gain = torch.minimum(ratio * advantage, clipped * advantage)
+        if self.clip is None:
+            gain = log_prob * advantage
+        else:
+            gain = torch.minimum(ratio * advantage, ratio.clamp(1 - self.clip, 1 + self.clip) * advantage)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.entropy > 0):
             entropy = masked_mean(choice.entropy(), mask)
-        value = self.critic.unroll(steps.seen, None, order, key=steps.key).each
-        losses = {
-            "policy": -masked_mean(gain, mask),
-            "value": self.value_weight * masked_mean(self._value_loss(value, batch), mask),
-        }
+        losses = {"policy": -masked_mean(gain, mask)}
+        if (value := self.critic.predict(steps)) is not None:
+            losses["value"] = self.value_weight * masked_mean(self._value_loss(value, batch), mask)
         if self.entropy:
             losses["entropy"] = -self.entropy * entropy
         with torch.no_grad():
             self.figure("approx_kl", masked_mean(ratio - 1 - log_ratio, mask))
-            self.figure("clip_fraction", masked_mean(((ratio - 1).abs() > self.clip).float(), mask))
+            if self.clip is not None:
+                self.figure("clip_fraction", masked_mean(((ratio - 1).abs() > self.clip).float(), mask))
             self.figure("entropy", entropy)
             degree = features.graph.degree().float()
             self.figure("mean_degree", masked_mean(degree, mask))
@@ -158,7 +167,7 @@ class PolicyGradient(Learner):
     def _value_loss(self, value: Tensor, batch: Trajectory) -> Tensor:
         assert batch.returns is not None and batch.value is not None
         loss = F.huber_loss(value, batch.returns, reduction="none", delta=self.huber)
-        if self.clip_value:
+        if self.clip_value and self.clip is not None:
             near = batch.value + (value - batch.value).clamp(-self.clip, self.clip)
             loss = torch.maximum(loss, F.huber_loss(near, batch.returns, reduction="none", delta=self.huber))
         return loss

@@ -63,7 +63,7 @@ class Body(nn.Module):
         super().__init__()
         if normalise and len(spec.own) != 1:
             raise ValueError(f"expected vector observations to normalise (got {spec.own}); set model.normalise=false")
-        self.topology = topology
+        self.spec, self.topology = spec, topology
         self.n_kinds = len(spec.kinds)
         self.names_kinds = self.n_kinds > 1 and len(spec.own) == 1
         own_dim = spec.own[0] + self.n_kinds * self.names_kinds if len(spec.own) == 1 else spec.own

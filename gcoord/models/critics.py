@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from gcoord.graph import AgentGraph
-from gcoord.models.agent import Body, Features
+from gcoord.models.agent import Agent, Body, Features
 from gcoord.models.pool import team_pool
-from gcoord.trajectory import Observation
+from gcoord.trajectory import Observation, Step, Trajectory, resets
 
 
 class Values(NamedTuple):
@@ -20,6 +20,15 @@ class Values(NamedTuple):
     each: Tensor
     team: Tensor | None
     memory: Tensor | None
+
+
+class Assessed(NamedTuple):
+    """What a rollout's rows are worth: value [T + 1, B, N] of every row of `Trajectory.seen` and team [T + 1, B] (see
+    `Values`); baseline [T, B, N]: what is taken from value for the advantage, None where returns are (GAE)."""
+
+    value: Tensor
+    team: Tensor | None
+    baseline: Tensor | None
 
 
 class Critic(nn.Module):
@@ -47,6 +56,17 @@ class Critic(nn.Module):
                 nn.init.orthogonal_(layer.weight, gain)
         nn.init.zeros_(self.own.bias)
         nn.init.zeros_(self.value.bias)
+
+    def assess(self, trajectory: Trajectory, agent: Agent, members: Tensor | None) -> Assessed:
+        """What every row of a rollout is worth under the policy that played it."""
+        values = self.unroll(
+            trajectory.seen, None, resets(trajectory.steps.valid), key=trajectory.keys_of_seen, members=members
+        )
+        return Assessed(values.each, values.team, None)
+
+    def predict(self, steps: Step) -> Tensor | None:
+        """What rows [T, B] are said to be worth, to be regressed on returns [T, B, N]; None: nothing is learnt."""
+        return self.unroll(steps.seen, None, resets(steps.valid)[:-1], key=steps.key).each
 
     def _values(self, features: Features, alive: Tensor, members: Tensor | None) -> Values:
         hidden, team = self.own(features.h), None
@@ -85,6 +105,23 @@ class Critic(nn.Module):
     ) -> Values:
         """seen [T, B] in order -> Values of [T, B]."""
         return self._values(self.body.unroll(seen, memory, resets, graph, key), seen.alive, members)
+
+
+class NoCritic(nn.Module):
+    """No values: what follows is worth what was earned, and beyond the last row nothing (REINFORCE).
+
+    Arguments:
+        body: not read; every critic is made alike.
+    """
+
+    def __init__(self, body: Body) -> None:
+        super().__init__()
+
+    def assess(self, trajectory: Trajectory, agent: Agent, members: Tensor | None) -> Assessed:
+        return Assessed(torch.zeros_like(trajectory.seen.alive, dtype=trajectory.steps.reward.dtype), None, None)
+
+    def predict(self, steps: Step) -> Tensor | None:
+        return None
 
 
 def Local(body: Body, hidden: int = 64) -> Critic:
