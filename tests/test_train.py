@@ -11,15 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import DictConfig, OmegaConf
 
 import gcoord
 from gcoord import run as runs
 from gcoord.callbacks import MetricsFile
 from gcoord.checkpoint import load_state
 from gcoord.command import run_command
-from gcoord.conf import options_of
+from gcoord.conf import conf_dir, locate, options_of
 from gcoord.evaluate import evaluate
 from gcoord.evaluate import validate as validate_evaluation
+from gcoord.run import takes
 from gcoord.train import train, validate
 
 TOY = [
@@ -34,8 +36,15 @@ ON_POLICY = ["source.steps=10", "source.epochs=1", "source.minibatch=40"]
 OFF_POLICY = ["source.warmup=64", "source.bursts=1", "source.updates=2", "source.batch=8", "source.capacity=4000"]
 
 
+def algo_node(algo: str) -> DictConfig:
+    node = OmegaConf.load(conf_dir() / "algo" / f"{algo}.yaml")
+    return node.get("algo", node)
+
+
 def source_of(algo: str) -> list[str]:
-    return ON_POLICY if algo in ("mappo", "ippo") else OFF_POLICY
+    if algo == "reinforce":
+        return ["source.steps=10"]
+    return ON_POLICY if locate(algo_node(algo)._target_).on_policy else OFF_POLICY
 
 
 def go(*overrides: str) -> int:
@@ -56,7 +65,7 @@ def test_every_algorithm_composes_builds_and_makes_updates(tmp_path, capfd, algo
     code = go(
         *TOY, *source_of(algo), f"algo={algo}", f"env.continuous={continuous}", "frames=100", f"run_dir={tmp_path}/r"
     )
-    if continuous and algo not in ("mappo", "ippo"):
+    if continuous and not takes(algo_node(algo), "continuous"):
         assert code == 2
         assert "expected an algorithm that takes continuous actions" in capfd.readouterr().err
         assert not list(tmp_path.iterdir())
@@ -79,6 +88,12 @@ PAIRS = [
     ("mlp", "none", "mappo"),
     ("mean", "gru", "vdn"),
     ("conv", "gru", "ippo"),
+    ("relation", "gru", "belief_ppo"),
+    ("edge", "none", "belief_ppo"),
+    ("additive", "gru", "coma"),
+    ("mlp", "none", "coma"),
+    ("mean", "none", "a2c"),
+    ("conv", "gru", "reinforce"),
 ]
 
 
@@ -447,6 +462,7 @@ def test_a_users_own_encoder_mixer_and_world_from_outside_the_package(tmp_path, 
     (tmp_path / "elsewhere.py").write_text(
         """
 import torch
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from gcoord.envs.native.meet import Meet
 from gcoord.models.mixers import Mixed, Mixer

@@ -154,6 +154,9 @@ class PolicyGradient(Learner):
             losses["value"] = self.value_weight * masked_mean(self._value_loss(value, batch), mask)
         if self.entropy:
             losses["entropy"] = -self.entropy * entropy
+        if (of_head := getattr(self.agent.head, "losses", None)) is not None:
+            terms = of_head(features, steps.seen, steps.key, played(steps))
+            losses |= {name: masked_mean(term, mask) for name, term in terms.items()}
         with torch.no_grad():
             self.figure("approx_kl", masked_mean(ratio - 1 - log_ratio, mask))
             if self.clip is not None:

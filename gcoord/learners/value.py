@@ -162,7 +162,7 @@ class QLearner(Learner):
         )
         terms = {"td": squared, **self.mixer.losses(utilities, mixed, y)}
         if (of_head := getattr(self.agent.head, "losses", None)) is not None:
-            terms |= of_head(now, steps.seen, steps.key)
+            terms |= of_head(now, steps.seen, steps.key, played(steps))
         weight = None if batch.weight is None else batch.weight.expand(mask.shape[:2])
         losses = {name: _mean(x, of_agents if x.dim() == 3 else of_agents.any(-1), weight) for name, x in terms.items()}
         if attend:

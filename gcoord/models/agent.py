@@ -210,8 +210,10 @@ class Agent(nn.Module):
 
     def read(self, features: Features, seen: Observation, key: Tensor | None = None) -> Choice | Tensor:
         """What the head says of features of `seen`: a Choice, or q [*, N, A]. A head with `reads_seen` is also given
-        the observation and the rows' keys."""
-        more = {"seen": seen, "key": key} if getattr(self.head, "reads_seen", False) else {}
+        the observation and the rows' keys, one with `reads_graph` who hears whom."""
+        more: dict[str, Any] = {"seen": seen, "key": key} if getattr(self.head, "reads_seen", False) else {}
+        if getattr(self.head, "reads_graph", False):
+            more["graph"] = features.graph
         return cast(Choice | Tensor, self.head(features.h, available=seen.available, kind=seen.kind, **more))
 
     def legal(self, seen: Observation) -> Tensor | None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gcoord.models.agent import Features
 from gcoord.models.messages import read
+from gcoord.models.pairs import agents_heard, of_senders
 from gcoord.models.senses import sense
 from gcoord.neighbours import edge_hash
 from gcoord.spec import Discrete, TeamSpec
@@ -143,22 +144,18 @@ class RoleQ(nn.Module):
         """q(. | tau, o), [*, N, role]: h is detached."""
         return self._gaussian(self.posterior(torch.cat([h.detach(), self._sensed(seen)], -1)))
 
-    def losses(self, features: Features, seen: Observation, key: Tensor | None = None) -> dict[str, Tensor]:
+    def losses(
+        self, features: Features, seen: Observation, key: Tensor | None = None, action: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """identify and diversify, each [*, N]."""
         roles, inferred = self.roles(seen), self.inferred(seen, features.h)
         known = roles.cross_entropy(inferred) if self.shrink else roles.kl(inferred)
-        mask, index = features.graph.mask, features.graph.index
-        n = mask.shape[-2]
-        if index is None:
-            mask = mask[..., :n]
-            index = torch.arange(n, device=mask.device)
-        mask = mask & (index < n)
-        index = torch.where(mask, index, 0)
+        mask, index = agents_heard(features.graph)
         drawn = self._draw(roles, key)
-        other = Gaussian(*(_slots(x, index) for x in inferred))  # [*, N, K, role]
+        other = Gaussian(*(of_senders(x, index) for x in inferred))  # [*, N, K, role]
         told = LOWEST + other.log_prob(drawn.unsqueeze(-2)).clamp(min=-LOWEST)
         told = told.mean(-1) / SCALE
-        pair = F.leaky_relu(self.apart_own(roles.mean).unsqueeze(-2) + _slots(self.apart_other(roles.mean), index))
+        pair = F.leaky_relu(self.apart_own(roles.mean).unsqueeze(-2) + of_senders(self.apart_other(roles.mean), index))
         apart = self.apart(pair).squeeze(-1).abs()
         unlike = torch.where(mask, apart - (told + apart).clamp(max=self.limit), 0.0).sum(-1)
         return {
@@ -186,10 +183,3 @@ class RoleQ(nn.Module):
         bits = edge_hash(key[..., None, None], slot, torch.arange(size, device=key.device), salt=3)
         noise = torch.special.ndtri((bits.double() + 0.5) / 2**53).to(roles.mean.dtype)
         return roles.mean + roles.variance.sqrt() * noise
-
-
-def _slots(x: Tensor, index: Tensor) -> Tensor:
-    """Rows `index` ([*, N, K] long) of x [*, N, D] -> [*, N, K, D]."""
-    shape = index.shape
-    flat = index.flatten(-2).unsqueeze(-1).expand(*shape[:-2], -1, x.shape[-1])
-    return x.gather(-2, flat).unflatten(-2, shape[-2:])

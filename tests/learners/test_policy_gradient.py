@@ -12,7 +12,7 @@ from gcoord.graph import Auto, Lossy
 from gcoord.learners.policy_gradient import PolicyGradient
 from gcoord.models import GraphEncoder
 from gcoord.models.agent import Body
-from gcoord.models.critics import Central, Local, Values
+from gcoord.models.critics import Assessed, Central, Local
 from gcoord.models.memory import GRU
 from gcoord.trajectory import Step, Trajectory, learns, observe
 
@@ -146,10 +146,11 @@ class Told(torch.nn.Module):
         super().__init__()
         self.body = body
 
-    def unroll(self, seen, memory=None, resets=None, graph=None, key=None, members=None):
+    def assess(self, trajectory, agent, members):
+        seen = trajectory.seen
         whole = seen.alive.all(-1)
         team = None if members is None else torch.where(whole, float("nan"), 100.0)
-        return Values(seen.own[..., 0], team, None)
+        return Assessed(seen.own[..., 0], team, None)
 
 
 @pytest.mark.parametrize("reward", ["team", "own"])
