@@ -63,7 +63,7 @@ def metrics(folder: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("continuous", [False, True])
 def test_every_algorithm_composes_builds_and_makes_updates(tmp_path, capfd, algo, continuous):
     code = go(
-        *TOY, *source_of(algo), f"algo={algo}", f"env.continuous={continuous}", "frames=100", f"run_dir={tmp_path}/r"
+        *TOY, *source_of(algo), f"algo={algo}", f"env.continuous={continuous}", "frames=200", f"run_dir={tmp_path}/r"
     )
     if continuous and not takes(algo_node(algo), "continuous"):
         assert code == 2
