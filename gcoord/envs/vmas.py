@@ -1,6 +1,7 @@
 """VMAS scenarios (https://github.com/proroklab/VectorizedMultiAgentSimulator) as team environments.
 
-`VmasEnv` takes any scenario as it is; `gcoord.envs.vmas_views` sets some up so that nothing depends on the team's size.
+`VmasEnv` takes any scenario as it is, a user's own too (see `gcoord.envs.vmas_scenario.Hooks`); the views of
+`vmas_views`, `vmas_loads`, `vmas_more` and `vmas_sides` set some up so that nothing depends on the team's size.
 """
 
 from __future__ import annotations
@@ -11,13 +12,23 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from gcoord.envs.vmas_scenario import Drive, UnknownArgument, check_arguments, draws_elsewhere, flat, scenario_class
+from gcoord.envs.vmas_cards import CARDS as CARDS
+from gcoord.envs.vmas_scenario import (
+    Drive,
+    Hooks,
+    UnknownArgument,
+    check_arguments,
+    draws_elsewhere,
+    scenario_class,
+    stem,
+)
 from gcoord.envs.vmas_state import Layout, Link, Pool, Streams, leaves, restore, snapshot
 from gcoord.spec import Action, Continuous, Reduction, Reward, TeamSpec
 from gcoord.trajectory import Observation, Outcome
@@ -42,10 +53,11 @@ class VmasEnv:
         density: "fixed" (the arena grows with the team where a view says how) or "arena" (it does not).
         max_steps: steps until truncation at the scenario's own team size; where the arena grows, the limit grows with
             its side, so that what was within reach stays so. None: never.
-        reward: whether agents earn their "own" or the "team" reward, where no view knows it.
+        reward: whether agents earn their "own" or the "team" reward; None: as the scenario's hook says, else "own".
         options: the scenario's own keyword arguments.
 
-    Observation: own is the scenario's, padded to the widest; agents alike in observation and action sizes form a kind.
+    Observation: own is the scenario's, padded to the widest; agents of one name (but for its number) who are alike in
+    observation and action sizes form a kind. A scenario of one's own may say more: see `vmas_scenario.Hooks`.
     Raises ValueError in one line for an unknown scenario, an argument the scenario does not know, a team size it cannot
     have, an arena that cannot hold the team, a device that is not there; ImportError where vmas is not installed.
     """
@@ -63,7 +75,7 @@ class VmasEnv:
         continuous: bool | str = "auto",
         density: str = "fixed",
         max_steps: int | None = 100,
-        reward: Reward = "own",
+        reward: Reward | None = None,
         **options: Any,
     ) -> None:
         self.device = torch.device(device)
@@ -72,6 +84,7 @@ class VmasEnv:
         self._continuous = continuous in ("auto", True)
         self._options = options
         self._class = scenario_class(scenario)
+        self._hooks = Hooks(self._class)
         self._seed = seed
 
         # All that can be wrong shows on a single team on the CPU, before the batch is allocated.
@@ -97,13 +110,13 @@ class VmasEnv:
             own=(own_dim,),
             actions=tuple(kinds.values()),
             kinds=tuple(kinds),
-            reward=(reward,) * len(kinds),
+            reward=(reward or self._hooks.reward,) * len(kinds),
             n_entities=n_entities,
             entity_dim=entity_dim,
             position_dim=2,
             max_steps=limit,
             available=not self._continuous and len({space.n for space in kinds.values()}) > 1,
-            metrics=dict(self.metrics),
+            metrics={**self.metrics, **self._hooks.metrics},
             world=f"vmas/{self.name}",
             density=density if self.own_n_agents else "arena",
         )
@@ -148,6 +161,10 @@ class VmasEnv:
         """Keyword arguments for the scenario, by which the arena may grow; raises where it cannot hold the team."""
         return {}
 
+    def _team(self) -> dict[str, Any]:
+        """Keyword arguments that give the scenario its team size."""
+        return {"n_agents": self.n_agents}
+
     def _prepare(self) -> None:
         """Change what no argument of the scenario reaches, once the world is made."""
 
@@ -157,19 +174,19 @@ class VmasEnv:
 
     def _own(self) -> Tensor:
         """What each agent senses, [B, N, O]."""
-        rows = [flat(self.scenario.observation(agent)).clone() for agent in self.agents]
+        rows = [self._hooks.own(self.scenario, agent) for agent in self.agents]
         widest = max(row.shape[-1] for row in rows)
         return torch.stack([torch.nn.functional.pad(row, (0, widest - row.shape[-1])) for row in rows], dim=1)
 
     def _entities(self) -> tuple[Tensor, Tensor, Tensor] | None:
         """What is no agent: features [B, M, Oe], position [B, M, 2], present [B, M]."""
-        return None
+        return self._hooks.entities(self.scenario)
 
     def _judge(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Reward [B, N], whether the task is over [B], metrics [B] by name; called once after each step."""
         # Copied one by one: a scenario may write all agents' into one tensor.
         reward = torch.stack([self.scenario.reward(agent).reshape(-1).clone() for agent in self.agents], dim=1)
-        return reward, self.scenario.done(), {}
+        return reward, self.scenario.done(), self._hooks.report(self.scenario, self.agents)
 
     def _world_in_words(self) -> str:
         """The arena, for the log."""
@@ -221,6 +238,12 @@ class VmasEnv:
 
     def close(self) -> None:
         """Nothing to release."""
+
+    def __getattr__(self, name: str) -> Any:
+        # Whether there is a script is asked by `hasattr`; views define their own.
+        if name == "scripted" and "_hooks" in self.__dict__ and self._hooks.scripted:
+            return partial(self.scenario.gcoord_scripted, continuous=self._continuous)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides what happens next, as tensors and numbers: with it the world goes on bit for bit."""
@@ -293,7 +316,7 @@ class VmasEnv:
         """Make scenario and world; what it draws is the same for every seed, so that seeds decide episodes alone."""
         arguments = {**self._options, **self._arguments()}
         if self._sized:
-            arguments["n_agents"] = self.n_agents
+            arguments |= self._team()
         self.scenario = self._class()
         self._streams.seed(0)
         with self._streams, warnings.catch_warnings():
@@ -326,26 +349,26 @@ class VmasEnv:
 
     def _kinds(self) -> tuple[dict[str, Action], list[int]]:
         """Kinds by name with their action space, and each agent's kind."""
-        groups: dict[tuple[int, Action], list[int]] = {}
+        groups: dict[tuple[str, int, Action], list[int]] = {}
         widths = self._own_widths()
         for i, agent in enumerate(self.agents):
             space = Drive(agent, self.world.dim_c, self._continuous).space
-            groups.setdefault((widths[i], space), []).append(i)
-        names = [self.agents[members[0]].name.rstrip("0123456789_ ") or "agent" for members in groups.values()]
+            groups.setdefault((stem(agent.name), widths[i], space), []).append(i)
+        names = [name for name, _, _ in groups]
         if len(set(names)) < len(names):
             names = [f"kind_{k}" for k in range(len(names))]
         kind = [0] * self.n_agents
         for k, members in enumerate(groups.values()):
             for i in members:
                 kind[i] = k
-        spaces = [space for _, space in groups]
+        spaces = [space for _, _, space in groups]
         return dict(zip(["agent"] if len(names) == 1 else names, spaces, strict=True)), kind
 
     def _own_widths(self) -> list[int]:
         """Numbers each agent senses, before padding."""
         if type(self)._own is not VmasEnv._own:
             return [0] * self.n_agents
-        return [flat(self.scenario.observation(agent)).shape[-1] for agent in self.agents]
+        return [self._hooks.own(self.scenario, agent).shape[-1] for agent in self.agents]
 
     def _finished(self, pending: Tensor) -> Tensor:
         """Numbers of the teams that finished in the last step: the one place where the host asks the device."""

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gcoord.envs.vmas_views import View, distances, rows_of
+from gcoord.envs.vmas_cards import CARDS as CARDS
+from gcoord.envs.vmas_view import View, distances, rows_of
 from gcoord.spec import Reduction
 from gcoord.trajectory import Observation
 
