@@ -1,8 +1,8 @@
 """Several speakers and listeners of different kinds: MPE's simple_speaker_listener, at any team size.
 
-Listeners move and do not know where to; speakers know and cannot move. There is a landmark of each colour. Listeners are
-of two kinds, light `scout`s and heavy `hauler`s, and each kind has one landmark for its goal, which the speakers know
-who speak to that kind. A speaker says one word a step, through VMAS's own communication actions; what a listener hears
+Listeners move and do not know where to; speakers know and cannot move. There is a landmark of each colour. Listeners
+are of two kinds, light `scout`s and heavy `hauler`s, and each kind has one landmark for its goal, which the speakers
+know who speak to that kind. A speaker says one word a step, through VMAS's own communication actions; what a listener hears
 is the mean of the words that were said to its kind. The words are as many as the colours, and mean nothing at first.
 
 It is written as any scenario of a user's own (`env=vmas/custom env.scenario=package.module:Class`): BaseScenario's
@@ -111,7 +111,7 @@ class Scenario(BaseScenario):
         words = [speaker.state.c for speaker in self.speakers if speaker.serves == listener.serves]
         return torch.stack(words).mean(0)
 
-    # What gcoord reads beyond BaseScenario -------------------------------------------------------------------------------
+    # What gcoord reads beyond BaseScenario ----------------------------------------------------------------------------
 
     def gcoord_own(self, agent: Agent) -> Tensor:
         speaks = agent in self.speakers

@@ -10,7 +10,8 @@ class Card:
     """One world's card. Every module of worlds has `CARDS: dict[str, Card]` by the world's name in conf/env.
 
     Arguments:
-        sizes: team sizes at which the world is tested, the smallest first; a single one where it is fixed.
+        sizes: team sizes at which the world is tested, rising; a single one where it is fixed.
+        smallest: lowest team size that is accepted.
         largest: highest team size that is accepted, None where nothing limits it.
         knows: what an agent senses of itself and its surroundings.
         entities: what is heard that is no agent, empty where there is nothing.
@@ -24,6 +25,7 @@ class Card:
 
     sizes: tuple[int, ...]
     knows: str
+    smallest: int = 1
     largest: int | None = None
     entities: str = ""
     arena: str = ""

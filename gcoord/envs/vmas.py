@@ -15,11 +15,14 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tensordict import TensorDict
 from torch import Tensor
 
 from gcoord.envs.vmas_cards import CARDS as CARDS
+from gcoord.envs.vmas_picture import Camera, Extent
 from gcoord.envs.vmas_scenario import (
     Drive,
     Hooks,
@@ -141,6 +144,7 @@ class VmasEnv:
         self._steps = torch.zeros(num_envs, dtype=torch.long, device=self.device)  # [B]
         self._pending: Tensor | None = None  # [B]: finished in the last step
         self._pool: Pool | None = None
+        self._camera: Camera | None = None
         self._streams.seed(seed)
         log.info(self.describe())
 
@@ -238,6 +242,13 @@ class VmasEnv:
 
     def close(self) -> None:
         """Nothing to release."""
+
+    def picture(self) -> tuple[NDArray[np.uint8], Extent] | tuple[None, None]:
+        """The first team as the simulator draws it, [H, W, 3], and what part of the world that shows (left, right,
+        bottom, top); twice None where there is no OpenGL to draw with."""
+        if self._camera is None:
+            self._camera = Camera(self.scenario)
+        return self._camera.take()
 
     def __getattr__(self, name: str) -> Any:
         # Whether there is a script is asked by `hasattr`; views define their own.

@@ -95,7 +95,9 @@ def scenario_class(scenario: str) -> Any:
         return _own_class(scenario)
     known = sorted([*vmas.scenarios, *vmas.mpe_scenarios, *vmas.debug_scenarios])
     if scenario not in known:
-        raise ValueError(f"expected a VMAS scenario among {', '.join(known)}, or package.module:Class (got {scenario!r})")
+        raise ValueError(
+            f"expected a VMAS scenario among {', '.join(known)}, or package.module:Class (got {scenario!r})"
+        )
     return importlib.import_module("vmas.scenarios").load(f"{scenario}.py").Scenario
 
 
@@ -107,7 +109,9 @@ def _own_class(path: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
-        raise ValueError(f"expected scenario to be package.module:Class of an importable module (got {path!r})") from None
+        raise ValueError(
+            f"expected scenario to be package.module:Class of an importable module (got {path!r})"
+        ) from None
     base = importlib.import_module("vmas.simulator.scenario").BaseScenario
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ValueError(f"expected scenario to name a subclass of vmas's BaseScenario (got {path!r})")
@@ -115,7 +119,8 @@ def _own_class(path: str) -> Any:
 
 
 class Hooks:
-    """What a scenario of one's own may say to the adapter beyond BaseScenario; all of it is optional.
+    """What a scenario of one's own may say to the adapter beyond BaseScenario; all of it is optional, and
+    what is None is not there.
 
     gcoord_own(agent) -> [B, O]: what the agent senses by itself, its size the same in every team, in place of
         `observation(agent)`, which often lists everybody.
@@ -131,9 +136,9 @@ class Hooks:
     def __init__(self, scenario: Any) -> None:
         self.metrics: dict[str, Reduction] = dict(getattr(scenario, "gcoord_metrics", {}))
         self.reward: Reward = getattr(scenario, "gcoord_reward", "own")
-        self.scripted = hasattr(scenario, "gcoord_scripted")
-        self._own = hasattr(scenario, "gcoord_own")
-        self._entities = hasattr(scenario, "gcoord_entities")
+        self.scripted = getattr(scenario, "gcoord_scripted", None) is not None
+        self._own = getattr(scenario, "gcoord_own", None) is not None
+        self._entities = getattr(scenario, "gcoord_entities", None) is not None
 
     def own(self, scenario: Any, agent: Any) -> Tensor:
         """What an agent senses, [B, O]."""
@@ -166,7 +171,9 @@ class Hooks:
         for name in self.metrics:
             values = [info[name].reshape(scenario.world.batch_dim, -1) for info in told if name in info]
             if not values or values[0].shape[1] != 1:
-                raise ValueError(f"expected info(agent) to hold a number for each team under {name!r} (got {list(told[0])})")
+                raise ValueError(
+                    f"expected info(agent) to hold a number for each team under {name!r} (got {list(told[0])})"
+                )
             figures[name] = torch.cat(values, -1).float().mean(-1)
         return figures
 
