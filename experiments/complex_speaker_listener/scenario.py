@@ -2,8 +2,9 @@
 
 Listeners move and do not know where to; speakers know and cannot move. There is a landmark of each colour. Listeners
 are of two kinds, light `scout`s and heavy `hauler`s, and each kind has one landmark for its goal, which the speakers
-know who speak to that kind. A speaker says one word a step, through VMAS's own communication actions; what a listener hears
-is the mean of the words that were said to its kind. The words are as many as the colours, and mean nothing at first.
+know who speak to that kind. A speaker says one word a step, through VMAS's own communication actions; what a listener
+hears is the mean of the words that were said to its kind. The words are as many as the colours, and mean nothing at
+first.
 
 It is written as any scenario of a user's own (`env=vmas/custom env.scenario=package.module:Class`): BaseScenario's
 methods, and beside them the hooks that `gcoord.envs.vmas_scenario.Hooks` reads.

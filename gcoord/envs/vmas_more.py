@@ -305,8 +305,8 @@ class RoadTraffic(VmasEnv):
     https://arxiv.org/abs/2408.07644).
 
     own is the scenario's: [speed 1, the next 3 points of the way 6, distances to way and kerbs 3, and of the two
-    nearest vehicles 11 each], with the noise of its sensors. Any touch ends the team's episode. The map is what it is, whatever
-    the team's size; the log says `arena`.
+    nearest vehicles 11 each], with the noise of its sensors. Any touch ends the team's episode. The map is what it is,
+    whatever the team's size; the log says `arena`.
     """
 
     metrics: ClassVar[dict[str, Reduction]] = {}

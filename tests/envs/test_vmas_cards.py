@@ -20,7 +20,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:Force limits not specified")
 
 CONF = Path(__file__).parents[2] / "conf/env"
 # These take a second of one core and more for a run; their other sizes are tried in the whole suite.
-HEAVY = {
+HEAVY: dict[str, dict[str, Any]] = {
+    "vmas/reverse_transport": {},
+    "vmas/simple_tag": {},
     "vmas/road_traffic": {},
     "vmas/football": {},
     "vmas/sampling": {"grid_spacing": 0.2},
@@ -28,12 +30,23 @@ HEAVY = {
     "vmas/joint_passage": {},
     "vmas/joint_passage_size": {},
 }
+STILL = {"vmas/give_way", "vmas/multi_give_way"}  # every episode starts alike
 SIZED = sorted(name for name, card in CARDS.items() if len(card.sizes) > 1)
 FIXED = sorted(set(CARDS) - set(SIZED))
 
 
 def make(name: str, **arguments: Any) -> Any:
     return gcoord.make_env(name, **{**HEAVY.get(name, {}), "max_steps": 3, **arguments})
+
+
+def check(name: str, sizes: tuple[int, ...], steps: int | None = None, **arguments: Any) -> None:
+    check_team_env(
+        lambda **given: make(name, **arguments, **given),
+        n_agents=sizes,
+        num_envs=2,
+        steps=steps,
+        stochastic=name not in STILL,
+    )
 
 
 def test_every_world_has_a_card_that_its_own_module_holds() -> None:
@@ -50,24 +63,24 @@ def test_every_world_has_a_card_that_its_own_module_holds() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(CARDS) - set(HEAVY)))
 def test_worlds_keep_the_promises_of_a_team_env_at_their_sizes(name: str) -> None:
-    check_team_env(lambda **given: make(name, **given), n_agents=CARDS[name].sizes, num_envs=2, steps=6)
+    check(name, CARDS[name].sizes, steps=6)
 
 
 @pytest.mark.parametrize("name", sorted(HEAVY))
 def test_worlds_of_costly_steps_keep_them_at_their_smallest(name: str) -> None:
-    check_team_env(lambda **given: make(name, **given), n_agents=CARDS[name].sizes[:1], num_envs=2, steps=5)
+    check(name, CARDS[name].sizes[:1], steps=5)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", sorted(set(HEAVY) & set(SIZED)))
 def test_worlds_of_costly_steps_keep_them_at_all_their_sizes(name: str) -> None:
-    check_team_env(lambda **given: make(name, **given), n_agents=CARDS[name].sizes, num_envs=2)
+    check(name, CARDS[name].sizes)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", sorted(CARDS))
 def test_worlds_keep_the_promises_with_numbered_actions(name: str) -> None:
-    check_team_env(lambda **given: make(name, continuous=False, **given), n_agents=CARDS[name].sizes, num_envs=2)
+    check(name, CARDS[name].sizes, continuous=False)
 
 
 @pytest.mark.parametrize("name", FIXED)
