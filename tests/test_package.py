@@ -29,7 +29,7 @@ LAYERS = {
     "data": {"data"},
     "run": {"run", "callbacks", "lock"},
     "scaleup": {"scaleup"},
-    "commands": {"command", "train", "evaluate", "record", "compare"},
+    "commands": {"command", "train", "evaluate", "record", "compare", "worlds"},
 }
 SEES = {
     "base": {"base"},
@@ -65,6 +65,8 @@ def layer_of(name: str) -> str:
 
 
 def layer_of_file(path: Path) -> str:
+    if path.name == "__main__.py":
+        return "commands"
     return layer_of(path.relative_to(PACKAGE).parts[0].removesuffix(".py"))
 
 

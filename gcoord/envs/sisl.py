@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from gcoord.envs.cards import Card
 from gcoord.envs.recipe import Recipe, find_function, quiet_imports
 from gcoord.envs.together import Together
 
@@ -20,6 +21,19 @@ if TYPE_CHECKING:
 
 # The world's own team, quarry and map, whose densities `density="fixed"` keeps.
 PURSUERS, EVADERS, SIDE = 8, 30, 16
+
+
+CARDS = {
+    "sisl/pursuit": Card(
+        sizes=(4, 8, 16),
+        largest=128,
+        knows="the 7 x 7 cells about it: walls, pursuers, evaders",
+        arena="the map's sides grow with sqrt(n / 8) from 16 cells and the evaders with n / 8 from 30",
+        extra="petting",
+        random=-46.2,
+        scripted=11.1,
+    ),
+}
 
 
 def pursuit(

@@ -8,6 +8,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from gcoord.envs.cards import Card
 from gcoord.spec import Action, Continuous, Discrete, Reward, TeamSpec
 from gcoord.trajectory import Observation, Outcome
 
@@ -16,6 +17,16 @@ _NEAR = 0.15  # units from the meeting point that count as there
 _RETURN = 0.2  # probability a step that a dead agent comes back, where it may
 _MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
 _MOVES_OF = (5, 9)  # per kind: the second also goes diagonally
+
+CARDS = {
+    "native/meet": Card(
+        sizes=(2, 4, 16),
+        knows="its position, and with probability one half where to meet",
+        random=-0.05,
+        scripted=0.87,
+        note="the others must be heard; posts as entities, deaths, two kinds and boxes of actions by option",
+    ),
+}
 
 
 class Meet:

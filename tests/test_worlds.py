@@ -1,0 +1,67 @@
+"""The list of worlds: every file of conf/env has a card or takes the user's own; the page says what the list says."""
+
+from __future__ import annotations
+
+import pytest
+
+from gcoord import conf
+from gcoord.envs.cards import Card
+from gcoord.worlds import cards, facts, main, markdown, sizes_of, spec_of
+
+# These take the user's own world and have no card.
+OPEN = {"parallel", "vmas/scenario", "vmas/custom", "gym/make"}
+PAGE = conf.conf_dir().parent / "docs" / "environments.md"
+
+
+def test_every_world_has_a_card() -> None:
+    assert set(cards()) | OPEN >= set(conf.options_of("env"))
+
+
+def test_the_default_size_is_one_the_card_allows() -> None:
+    for name, card in cards().items():
+        if not name.startswith(("native/", "mpe/", "sisl/")):
+            continue
+        spec = spec_of(name)
+        assert spec is not None
+        assert card.smallest <= spec.n_agents <= (card.largest or spec.n_agents), name
+
+
+def test_the_page_of_environments_is_what_the_command_writes() -> None:
+    assert PAGE.read_text() == markdown()
+
+
+def test_a_world_named_in_full_is_told_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["native/meet"]) == 0
+    said = capsys.readouterr().out
+    assert "where to meet" in said and "5 numbered" in said and "0.87" in said
+
+
+def test_part_of_a_name_lists_its_worlds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["native/me"]) == 0
+    said = capsys.readouterr().out
+    assert "native/meet" in said and "pursuit" not in said
+
+
+def test_an_unknown_name_is_one_line_and_an_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["vmas/navigatoin"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_sizes_in_words() -> None:
+    assert sizes_of(Card((2,), "x")) == "2 (fixed)"
+    assert sizes_of(Card((2, 4), "x", smallest=2, largest=8)) == "2 to 8"
+    assert sizes_of(Card((2, 4), "x")) == "from 1 on"
+
+
+def test_a_world_whose_extra_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gcoord import worlds
+
+    monkeypatch.setattr(worlds, "spec_of", lambda name: None)
+    entry = next(worlds.entries(["sisl/pursuit"]))
+    assert facts(entry)["actions"] == "install gcoord[petting]"
+
+
+@pytest.mark.parametrize("sizes", [(), (0,), (4, 2), (2, 2)])
+def test_a_card_refuses_sizes_that_do_not_rise_from_one(sizes: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="expected rising team sizes"):
+        Card(sizes, "x")
