@@ -30,6 +30,9 @@ def evaluate(cfg: DictConfig, job: Job) -> None:
     write_json(rows, folder / "results.json")
     plot(rows, folder / "scale.png")
     console.print(table(rows))
+    if cfg.video:
+        for size in conf.team_sizes(cfg.n_agents):
+            console.print(f"{sweep.film(size, folder)}", highlight=False, soft_wrap=True)
     console.print(
         f"{time.monotonic() - began:.0f} s; {folder}/results.csv, results.json and scale.png",
         highlight=False,

@@ -19,6 +19,7 @@ from gcoord.envs.team import TeamEnv
 from gcoord.graph import Lossy
 from gcoord.policy import Policy, load
 from gcoord.run import pick_device, read_config
+from gcoord.scaleup.film import film
 from gcoord.scaleup.report import Row
 from gcoord.scaleup.statistics import interval
 from gcoord.trajectory import Observation
@@ -218,6 +219,16 @@ class Sweep:
         act = acts(run.policy.agent, epsilon=own if self.epsilon is None else self.epsilon)
         torch.manual_seed(self.seed + index)
         return self.play(env, act, memory, self.seed + index)
+
+    def film(self, size: int, folder: Path) -> Path:
+        """An episode of the first run at one size, as a film in `folder`; returns the file."""
+        first = self.runs[0]
+        env = self.world(first, size, num_envs=1)
+        try:
+            title = f"{env.spec.world}, {size} agents, {first.method}"
+            return film(env, first.policy.agent, folder / f"episode-{size}", self.seed, title)
+        finally:
+            env.close()
 
     def check(self, sizes: Sequence[int]) -> None:
         """Raises ValueError for a size that the world cannot take, or a scratch run at none of the sizes."""
