@@ -51,7 +51,7 @@ class Prison:
         identical_aliens: all of a house have one body, drawn at each reset; random_aliens: each draws its own; else
             the eight bodies take turns.
 
-    Metrics: `round_trips`, points of an episode per prisoner; `success`, the share of prisoners with a point by its end.
+    Metrics: `round_trips`, an episode's points per prisoner; `success`, the share of prisoners with a point by its end.
     Departs from the original in the image, whose pictures are not ours.
     """
 
@@ -92,6 +92,7 @@ class Prison:
         )
         n = self.spec.n_agents
         self._images, self._noise = not vector_observation, 0 if synchronized_start else _NOISE
+        self._max_cycles = max_cycles
         self._identical, self._random = identical_aliens, random_aliens
         self._bodies = torch.tensor(_BODIES, dtype=torch.float32, device=self.device)
         cell = torch.arange(n, device=self.device) % (n if density == "fixed" else _AGENTS)
@@ -112,7 +113,6 @@ class Prison:
             raise RuntimeError("expected reset() before step()")
         state, spec = self._state, self.spec
         pending = state["pending"]
-        # The original multiplies and adds in doubles; whole pixels are exact in floats too.
         move = (action - 1) * _PACE if spec.discrete else action.squeeze(-1).clamp(-_PACE, _PACE)
         x, room = state["x"] + move, state["room"]
         touched = (x > room).long() - (x < 0).long()  # [B, N]: -1 the left wall, 1 the right one, 0 none
@@ -120,7 +120,7 @@ class Prison:
         earned = (touched != 0) & (first == -touched) & (state["last"] == -touched) & ~pending.unsqueeze(-1)
         points = state["points"] + earned
         steps = state["steps"] + 1
-        truncated = (steps >= spec.max_steps) & ~pending
+        truncated = (steps >= self._max_cycles) & ~pending
         looks = torch.where(state["rested"] == 0, state["looks"], 0)
         self._state = {
             **state,

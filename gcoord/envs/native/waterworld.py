@@ -10,10 +10,12 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from gcoord.envs.cards import Card
-from gcoord.envs.native.pairs import Pairs, pairs_within
-from gcoord.envs.native.waterworld_physics import STEP, drift
+from gcoord.envs.native.pairs import pairs_within
+from gcoord.envs.native.waterworld_layout import AGENTS, lay_out
+from gcoord.envs.native.waterworld_physics import drift
 from gcoord.envs.native.waterworld_script import chase
 from gcoord.envs.native.waterworld_sensors import EVADER, OBSTACLE, POISON, PURSUER, Sensors
+from gcoord.envs.native.waterworld_touches import meet_evaders, meet_poisons
 from gcoord.spec import Continuous, Discrete, Reward, TeamSpec
 from gcoord.trajectory import Observation, Outcome
 
@@ -28,8 +30,6 @@ CARDS = {
     )
 }
 CARDS["sisl/waterworld"] = CARDS["native/waterworld"]
-
-_AGENTS, _EVADERS, _POISONS = 2, 5, 10  # of the unit square, whose densities density=fixed keeps
 
 
 class Waterworld:
@@ -59,7 +59,8 @@ class Waterworld:
         radius: a pursuer's; evaders have 2, poisons 0.75 of it. obstacle_radius: all in sides, as is sensor_range.
         obstacle_coord: [x, y] of each obstacle in shares of the side; "grid": as said above; None: drawn at each reset.
         pursuer_max_accel, pursuer_speed, evader_speed, poison_speed: sides a second; speeds along each axis.
-        last_pays_twice: the last pursuer's thrust counts twice, as in the reference; False: all are alike.
+        as_reference: True keeps two faults: the last pursuer's thrust costs double, and an evader that k touched when
+            it was caught needs k - 1 more the next time, for each who leaves late is subtracted. False: neither.
         max_cycles: steps of an episode.
 
     Metrics, summed over the episode: `catches` (evaders that start anew) and `poisons` (touches), of the team.
@@ -96,14 +97,12 @@ class Waterworld:
         thrust_penalty: float = -0.5,
         local_ratio: float = 1.0,
         speed_features: bool = True,
-        last_pays_twice: bool = True,
+        as_reference: bool = True,
         max_cycles: int = 500,
     ) -> None:
         if continuous not in ("auto", True, False):
             raise ValueError(f"expected continuous to be auto, true or false (got {continuous!r})")
-        if density not in ("fixed", "arena"):
-            raise ValueError(f"expected density to be fixed or arena (got {density!r})")
-        n = _AGENTS if n_agents is None else n_agents
+        n = AGENTS if n_agents is None else n_agents
         counts = dict(n_agents=n, num_envs=num_envs, n_sensors=n_sensors, n_coop=n_coop, max_cycles=max_cycles)
         for name, value in counts.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -117,20 +116,7 @@ class Waterworld:
             raise ValueError(f"expected local_ratio from 0 to 1 (got {local_ratio!r})")
         if not (evader_speed >= 0 and poison_speed >= 0):
             raise ValueError(f"expected speeds of at least 0 (got {evader_speed!r} and {poison_speed!r})")
-        ratio = n / _AGENTS if density == "fixed" else 1.0
-        self.side = math.sqrt(ratio)
-        n_evaders = max(1, round(_EVADERS * ratio)) if n_evaders is None else n_evaders
-        n_poisons = max(1, round(_POISONS * ratio)) if n_poisons is None else n_poisons
-        places = _obstacle_places(obstacle_coord, n_obstacles, self.side)
-        for name, count in (("n_evaders", n_evaders), ("n_poisons", n_poisons), ("n_obstacles", len(places))):
-            if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-                raise ValueError(f"expected {name} to be a whole number from 0 on (got {count!r})")
-        closed = len(places) * math.pi * (obstacle_radius + 4 * radius) ** 2
-        if closed > 0.8 * self.side**2 or 4 * radius > self.side:
-            raise ValueError(
-                f"expected obstacles and walls that leave room in a square of side {self.side:.3g} "
-                f"(got {len(places)} obstacles of radius {obstacle_radius}, and evaders of {2 * radius})"
-            )
+        layout = lay_out(n, density, n_evaders, n_poisons, n_obstacles, obstacle_coord, obstacle_radius, radius)
 
         self.device = torch.device(device)
         push = min(1.0, pursuer_speed / pursuer_max_accel)
@@ -155,14 +141,16 @@ class Waterworld:
         self._generator = torch.Generator(self.device).manual_seed(seed)
         self._state: dict[str, Tensor] = {}
 
-        self.n_evaders, self.n_poisons, self.n_coop, self.n_sensors = n_evaders, n_poisons, n_coop, n_sensors
+        self.side, self.n_evaders, self.n_poisons = layout.side, layout.n_evaders, layout.n_poisons
+        self.n_coop, self.n_sensors = n_coop, n_sensors
         self._accel, self._top, self._local = pursuer_max_accel, pursuer_speed, local_ratio
         self._rewards = (food_reward, encounter_reward, poison_reward, thrust_penalty)
-        self._speed_features, self._last_pays_twice = speed_features, last_pays_twice
-        self._obstacles = None if obstacle_coord is None else places.to(self.device)
-        self._n_obstacles, self._obstacle_radius = len(places), obstacle_radius
+        self._speed_features, self._as_reference = speed_features, as_reference
+        self._speeds, self._pursuer_radius, self._max_cycles = (evader_speed, poison_speed), radius, max_cycles
+        self._obstacles, self._drawn = layout.obstacles.to(self.device), layout.drawn
+        self._obstacle_radius = obstacle_radius
         # Things: pursuers, evaders and poisons, who move, then obstacles.
-        sizes = [n, n_evaders, n_poisons, len(places)]
+        sizes = [n, layout.n_evaders, layout.n_poisons, len(layout.obstacles)]
 
         def per_thing(*values: float) -> Tensor:
             return torch.tensor(values, device=self.device).repeat_interleave(torch.tensor(sizes, device=self.device))
@@ -179,7 +167,7 @@ class Waterworld:
         if seed is not None:
             self._generator.manual_seed(seed)
         none = torch.zeros(0, dtype=torch.long, device=self.device)
-        self._state = {**self._draw(), "evaders_touched": none, "poisons_touched": none.clone()}
+        self._state = {**self._draw(), "touched": none, "poisons_touched": none.clone()}
         return self._observe()
 
     def step(self, action: Tensor) -> tuple[Observation, Outcome]:
@@ -203,26 +191,34 @@ class Waterworld:
         # A team that is about to start anew touches nothing, so that its action moves nobody's random stream.
         near = pairs_within(position[:, :n], position[:, n:], self._touch, self.side)
         near = near.where(~pending[near.team])
-        food, caught = self._meet_evaders(near.where(near.thing < self.n_evaders))
-        poisoned, drunk = self._meet_poisons(near.where(near.thing >= self.n_evaders))
-        self._start_anew(caught, drunk)
+        before, poisons_before = (
+            old[~pending[old // (n * max(1, count))]]
+            for old, count in ((state["touched"], self.n_evaders), (state["poisons_touched"], self.n_poisons))
+        )
+        food, near = near.where(near.thing < self.n_evaders), near.where(near.thing >= self.n_evaders)
+        meal = meet_evaders(food, before, state["counter"], position, n, self.n_coop, self._as_reference)
+        near = near._replace(thing=near.thing - self.n_evaders)
+        poisoned, drunk, poisons_touched = meet_poisons(near, poisons_before, spec.num_envs, n, self.n_poisons)
+        self._state |= {"counter": meal.counter, "touched": meal.touched, "touching": meal.touching}
+        self._state |= {"poisons_touched": poisons_touched, "poisoned": poisoned}
+        self._start_anew(meal.caught, drunk)
 
         of_food, of_encounter, of_poison, of_thrust = self._rewards
         cost = of_thrust * size.squeeze(-1).clamp(max=self._accel)  # [B, N]
-        earned = cost + of_food * food + of_encounter * self._state["touching"] + of_poison * poisoned
-        if self._last_pays_twice:
+        earned = cost + of_food * meal.fed + of_encounter * meal.touching + of_poison * poisoned
+        if self._as_reference:
             # The reference adds the last pursuer's share of the cost to what the world pays, and shares all again.
             earned += self._shared(torch.cat([torch.zeros_like(cost[:, 1:]), cost[:, -1:]], -1))
         reward = torch.where(pending.unsqueeze(-1), 0.0, self._shared(earned))
         steps = state["steps"] + 1
-        truncated = (steps >= spec.max_steps) & ~pending
-        self._state |= {"steps": steps, "pending": truncated, "poisoned": poisoned}
+        truncated = (steps >= self._max_cycles) & ~pending
+        self._state |= {"steps": steps, "pending": truncated}
         # On the CPU it is cheaper to ask; elsewhere drawing for nothing is cheaper than waiting.
         if self.device.type != "cpu" or bool(pending.any()):
             for name, fresh in self._draw().items():
                 old = self._state[name]
                 self._state[name] = torch.where(pending.view(-1, *(1,) * (old.ndim - 1)), fresh, old)
-        metrics = {"catches": caught.sum(-1), "poisons": poisoned.sum(-1)}
+        metrics = {"catches": meal.caught.sum(-1), "poisons": poisoned.sum(-1)}
         outcome = Outcome(
             reward=reward,
             terminated=torch.zeros_like(pending),
@@ -251,8 +247,23 @@ class Waterworld:
         self._state = {name: value.to(self.device, copy=True) for name, value in state["state"].items()}
 
     def scripted(self, observation: Observation) -> Tensor:
-        """To the nearest evader sensed, past poison; see `chase`."""
-        thrust = chase(self, observation)
+        """To the nearest evader sensed, past poison; see `chase`. Raises ValueError without speed_features."""
+        if not self._speed_features:
+            raise ValueError("expected speed_features=true for the script, which leads its prey (got false)")
+        speeds = (self._top, *self._speeds)
+        velocity = self._state["velocity"][:, : self.spec.n_agents]
+        assert observation.position is not None
+        change = chase(
+            observation.own,
+            observation.position,
+            velocity,
+            self._sensors.way,
+            self._sensors.reach,
+            self._pursuer_radius,
+            speeds,
+            self.n_coop,
+        )
+        thrust = change / self._accel
         if not self.spec.discrete:
             return thrust
         return (thrust.unsqueeze(-2) - self._thrusts).square().sum(-1).argmin(-1)
@@ -260,53 +271,6 @@ class Waterworld:
     def _shared(self, reward: Tensor) -> Tensor:
         """Each one's own part and its part of the mean, [B, N]."""
         return self._local * reward + (1 - self._local) * reward.mean(-1, keepdim=True)
-
-    def _meet_evaders(self, near: Pairs) -> tuple[Tensor, Tensor]:
-        """Who is fed, [B, N] of 0 and 1, and which evaders are caught, [B, E] bool; counts who touches whom."""
-        state, (b, n), e = self._state, self._kind.shape, self.n_evaders
-        touched = (near.team * n + near.receiver) * e + near.thing
-        before = state["evaders_touched"]
-        before = before[~state["pending"][torch.div(before, n * e, rounding_mode="floor")]]
-        pursuer_of, evader_of = _pairs_of(torch.cat([touched, before]), n, e)
-        begins = torch.cat([~torch.isin(touched, before), torch.zeros_like(before, dtype=torch.bool)])
-        ends = torch.cat([torch.zeros_like(touched, dtype=torch.bool), ~torch.isin(before, touched)])
-        moving = state["position"].flatten(0, 1)
-        n_moving = state["position"].shape[1]
-        way = moving[pursuer_of // n * n_moving + pursuer_of % n] - moving[evader_of // e * n_moving + n + evader_of % e]
-        near_first = way.square().sum(-1)
-        fed = torch.zeros(b * n, device=self.device)
-
-        # First the new touches, one after another, then those who let go: the first of them takes a caught evader.
-        counter = state["counter"].flatten()
-        rank = _rank(evader_of[begins], near_first[begins])
-        full = counter[evader_of[begins]] + rank + 1 >= self.n_coop
-        fed[pursuer_of[begins][full]] = 1.0
-        counter = counter.index_add(0, evader_of[begins], torch.ones_like(rank))
-        rank = _rank(evader_of[ends], near_first[ends])
-        caught = torch.zeros(b * e, dtype=torch.bool, device=self.device)
-        caught[evader_of[ends]] = True
-        caught &= counter >= self.n_coop
-        takes = caught[evader_of[ends]] & (rank == 0)
-        fed[pursuer_of[ends][takes]] = 1.0
-        counter = torch.where(caught, 0, counter).index_add(0, evader_of[ends], takes.long() - 1)
-
-        touching = torch.zeros(b * n, device=self.device)
-        touching.index_add_(0, near.team * n + near.receiver, touching.new_ones(len(touched)))
-        self._state |= {"evaders_touched": touched, "counter": counter.view(b, e), "touching": touching.view(b, n)}
-        return fed.view(b, n), caught.view(b, e)
-
-    def _meet_poisons(self, near: Pairs) -> tuple[Tensor, Tensor]:
-        """How many poisons each newly touches, [B, N], and which are touched, [B, P] bool."""
-        (b, n), p = self._kind.shape, max(1, self.n_poisons)
-        touched = (near.team * n + near.receiver) * p + near.thing - self.n_evaders
-        new = touched[~torch.isin(touched, self._state["poisons_touched"])]
-        pursuer_of, poison_of = _pairs_of(new, n, p)
-        poisoned = torch.zeros(b * n, device=self.device)
-        poisoned.index_add_(0, pursuer_of, poisoned.new_ones(len(new)))
-        drunk = torch.zeros(b, p, dtype=torch.bool, device=self.device)
-        drunk.view(-1)[poison_of] = True
-        self._state |= {"poisons_touched": touched}
-        return poisoned.view(b, n), drunk[:, : self.n_poisons]
 
     def _start_anew(self, caught: Tensor, drunk: Tensor) -> None:
         """Moves what was caught to a point clear of obstacles, with a new velocity."""
@@ -317,7 +281,7 @@ class Waterworld:
         thing = thing + self.spec.n_agents
         clear = 2 * self._radius[thing] + self._obstacle_radius
         place = self._random(len(team), 2) * self.side
-        while self._n_obstacles:
+        while len(self._obstacles):
             far = torch.linalg.vector_norm(place.unsqueeze(1) - state["obstacles"][team], dim=-1).amin(-1)
             blocked = (far <= clear).nonzero().squeeze(-1)
             if not len(blocked):
@@ -332,14 +296,14 @@ class Waterworld:
         n_moving = len(self._first_speed)
         place = self._random(b, n_moving, 2) * self.side
         speed = (self._random(b, n_moving, 2) * 2 - 1) * self._first_speed.unsqueeze(-1)
-        obstacles = self._obstacles
-        if obstacles is None:
-            obstacles = self._random(b, self._n_obstacles, 2) * self.side
+        obstacles = self._obstacles.expand(b, -1, 2)
+        if self._drawn:
+            obstacles = self._random(*obstacles.shape) * self.side
         return {
             "position": place,
             "velocity": speed,
             "push": torch.zeros_like(place),
-            "obstacles": obstacles.expand(b, -1, 2),
+            "obstacles": obstacles,
             "counter": torch.zeros(b, self.n_evaders, dtype=torch.long, device=self.device),
             "touching": torch.zeros(b, n, device=self.device),
             "poisoned": torch.zeros(b, n, device=self.device),
@@ -373,37 +337,3 @@ class Waterworld:
             position=pursuers.clone(),
             batch_size=[b],
         )
-
-
-def _pairs_of(key: Tensor, n_agents: int, n_things: int) -> tuple[Tensor, Tensor]:
-    """Pursuer team * N + i and thing team * M + j of keys (team * N + i) * M + j."""
-    pursuer = torch.div(key, n_things, rounding_mode="floor")
-    return pursuer, torch.div(pursuer, n_agents, rounding_mode="floor") * n_things + key % n_things
-
-
-def _rank(group: Tensor, value: Tensor) -> Tensor:
-    """How many of the same group [K] come before, by value [K]."""
-    order = value.argsort()
-    order = order[group[order].argsort(stable=True)]
-    ordered = group[order]
-    rank = torch.arange(len(group), device=group.device) - torch.searchsorted(ordered, ordered)
-    return torch.empty_like(rank).scatter_(0, order, rank)
-
-
-def _obstacle_places(coord: str | list[Any] | None, count: int | None, side: float) -> Tensor:
-    """[1, O, 2] in the world's units; of drawn ones only the number counts."""
-    along = max(1, round(side))
-    if isinstance(coord, str):
-        if coord != "grid" or count not in (None, along**2):
-            raise ValueError(
-                f'expected obstacle_coord to be a list of [x, y], None or "grid", which holds {along**2} obstacles '
-                f"here (got {coord!r} with n_obstacles={count})"
-            )
-        middle = (torch.arange(along) + 0.5) * (side / along)
-        return torch.cartesian_prod(middle, middle).view(-1, 2)
-    if coord is None:
-        return torch.zeros(along**2 if count is None else count, 2)
-    places = torch.tensor(coord, dtype=torch.float32).reshape(-1, 2)
-    if count not in (None, len(places)):
-        raise ValueError(f"expected as many obstacles as obstacle_coord has (got {count} and {len(places)})")
-    return places * side
