@@ -310,7 +310,7 @@ def test_both_names_make_it_and_both_have_a_card() -> None:
         ({"local_ratio": 2.0}, "local_ratio from 0 to 1"),
         ({"evader_speed": -1.0}, "speeds of at least 0"),
         ({"obstacle_coord": "ring"}, "obstacle_coord to be a list"),
-        ({"n_obstacles": 3}, "which holds 1 obstacles"),
+        ({"n_obstacles": 3}, "which has 1 obstacles"),
         ({"obstacle_coord": [[0.5, 0.5]], "n_obstacles": 2}, "as many obstacles as"),
         ({"obstacle_radius": 0.6}, "leave room"),
     ],

@@ -17,8 +17,10 @@ CARDS = {
         sizes=(2, 8, 16),
         knows="how far one stands from the left wall of one's cell, in pixels (or an image of the cell)",
         arena="a cell for each prisoner, two to a floor; density=arena keeps 8 cells, which prisoners then share",
-        note="Cells are as wide as the original's less its prisoner's picture: 300 - 26 to 59 px. Which wall was "
-        "touched last is not seen: a policy needs memory, or the image, which shows where one looks.",
+        random=0.326,
+        scripted=6.875,
+        note="The script's figure is the highest there is. Cells are 300 px wide less the prisoner's picture, 26 to 59 px. "
+        "Which wall was touched last is not seen: a policy needs memory, or the image, which shows where one looks.",
     )
 }
 

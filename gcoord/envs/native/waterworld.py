@@ -25,6 +25,8 @@ CARDS = {
         knows="30 rays of 0.2: how near the nearest obstacle, wall, evader, poison and pursuer on each, and how fast "
         "the last three approach; whether one touches an evader, or just touched a poison; not one's own velocity",
         arena="sides grow with sqrt(n / 2), evaders and poisons with n / 2, and a grid of obstacles with it",
+        random=-100.6,
+        scripted=238.8,
         note="As in the reference a catch pays twice (when touched by enough, and to the first who leaves), an evader "
         "that several leave needs as many more to be caught again, and the last pursuer's thrust costs double.",
     )
