@@ -136,7 +136,7 @@ class Mapf:
         self._kind = torch.zeros(num_envs, n, dtype=torch.long, device=self.device)
         self._slot = torch.arange(n, device=self.device, dtype=torch.int32).expand(num_envs, -1)
         self._generator = torch.Generator(self.device).manual_seed(seed)
-        self._planner = Planner(self._padded)
+        self._planner = Planner(self._padded, collisions)
         self._state: dict[str, Tensor] = {}
 
     def reset(self, seed: int | None = None) -> Observation:
@@ -327,5 +327,9 @@ CARDS = {
         sizes=(4, 8, 32),
         knows="the 11 x 11 cells about it (blocked, agents, own goal, goals of those in view), way to its goal",
         arena="side 12 at 8 agents, growing with sqrt(n)",
+        random=-49.0,
+        scripted=23.6,
+        note="Success: random 0.01, the planner 0.99 at 8 agents, 0.99 at 32 and 0.72 at 1,000, where crowds stick. "
+        "Dies with on_target=finish alone, where who arrives is gone.",
     )
 }

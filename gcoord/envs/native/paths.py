@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gcoord.envs.native.grid import FREE, STEPS, WALL
+from gcoord.envs.native.grid import STEPS, WALL, Rule, resolve
 
 _WORD = 64  # agents in a word, one bit each
+_PERIOD = 8  # steps between draws of ranks
 
 
 class Fields:
@@ -62,56 +63,57 @@ class Fields:
 
 
 class Planner:
-    """Shortest ways on the known map, with rules for who gives way; no search over the others' plans.
+    """Shortest ways on the known map, and rules for who gives way; nobody's way is planned ahead.
 
-    Each wants the next cell of a shortest way, a free one if it can choose. Of two that want each other's cell, and of
-    one in the way of another, the one with the lower rank goes aside, if need be backwards; ranks are drawn by the
-    agents' numbers anew every 16 steps. Now and then one that is stuck takes a step at random.
+    Much as in PIBT, https://arxiv.org/abs/1901.11282, but all agents at once: each wishes for the next cell of a
+    shortest way, and who is in the way of one of higher rank goes aside. Ranks are drawn by the agents' numbers anew
+    every 8 steps; those on their way come before those that are there. Who would be refused stays. Unlike PIBT's,
+    pressure is not handed on to those behind, so that dense crowds may stay stuck.
 
-    Arguments: padded: cells on a side of the board.
+    Arguments: padded: cells on a side of the board; rule: how conflicts are settled.
     """
 
-    def __init__(self, padded: int) -> None:
-        self.padded = padded
+    def __init__(self, padded: int, rule: Rule) -> None:
+        self.padded, self.rule = padded, rule
         self._seen: tuple[Tensor, Tensor] | None = None
         self._fields: Fields
 
     def act(self, board: Tensor, cell: Tensor, goal: Tensor, alive: Tensor, steps: Tensor) -> Tensor:
         """board [B, P * P], cell and goal [B, N] long, alive [B, N] bool, steps [B] long -> action [B, N] long."""
         walls = board == WALL
-        fields = self._fields_of(walls, goal)
-        b, n = cell.shape
-        delta = torch.tensor([a * self.padded + c for a, c in STEPS], device=cell.device)
+        (b, n), number = cell.shape, torch.arange(cell.shape[1], device=cell.device)
+        delta = torch.tensor([x * self.padded + y for x, y in STEPS], device=cell.device)
         around = cell.unsqueeze(-1) + delta  # [B, N, 5], oneself first
-        there = board.gather(1, around.view(b, -1)).view(b, n, -1)
-        there[..., 0] = FREE
-        number = torch.arange(n, device=cell.device)
+        flat = around.view(b, -1)
+        there = board.gather(1, flat).view(b, n, -1)
         taste = _noise(steps.view(-1, 1, 1), number.view(-1, 1), torch.arange(len(STEPS), device=cell.device))
-        rank = _noise(steps.view(-1, 1) // 16, number, torch.full_like(number, 7))  # [B, N]
         home = cell == goal
-        # Those on their way come before those that are there.
-        rank = rank - home.to(rank)
-
-        nearer = fields.nearer(cell, around) & (there != WALL)
-        worth = taste + 4.0 * nearer - 2.0 * (there >= 0) - 100.0 * (there == WALL)
-        worth[..., 0] = 1.5
-        worth[..., 0] += 10.0 * home
-        choice = worth.argmax(-1)
-        # Who is wanted away by somebody of higher rank, and by whom.
-        wish = nearer.float().mul(2.0).add(taste).masked_fill(there == WALL, -1.0).argmax(-1)
-        wish = torch.where(home, 0, wish)
-        wished = around.gather(-1, wish.unsqueeze(-1)).squeeze(-1)  # [B, N]
-        pusher = torch.full_like(board, -1, dtype=rank.dtype)
-        pressing = torch.where(alive & (wish != 0), rank, -2.0)
-        pusher = pusher.scatter_reduce(1, torch.where(alive, wished, 0), pressing, "amax")
-        pushed = alive & (pusher.gather(1, cell) > rank)
-        aside = taste + 1.0 * nearer - 3.0 * (there >= 0) - 100.0 * (there == WALL)
-        aside[..., 0] = -2.0
-        # Not into the arms of those that push: cells that somebody of higher rank wishes for count less.
-        wanted = pusher.gather(1, around.view(b, -1)).view(b, n, -1) > rank.unsqueeze(-1)
-        aside = aside - 1.5 * wanted
-        choice = torch.where(pushed, aside.argmax(-1), choice)
-        return torch.where(alive, choice, 0)
+        rank = _noise(steps.view(-1, 1) // _PERIOD, number) - home.float()
+        nearer = self._fields_of(walls, goal).nearer(cell, around)
+        taken = there >= 0
+        taken[..., 0] = False
+        # Nearer above all, and free if there is a choice; who is there stays.
+        worth = (4.0 * nearer - 1.0 * taken + taste).masked_fill(there == WALL, -torch.inf)
+        worth[..., 0] = torch.where(home, 10.0, 1.5)
+        wish = worth.argmax(-1)
+        wished = around.gather(-1, wish.unsqueeze(-1)).squeeze(-1)
+        upon = torch.full_like(board, -2, dtype=rank.dtype)
+        upon.scatter_reduce_(1, torch.where(alive, wished, 0), torch.where(alive & (wish != 0), rank, -2.0), "amax")
+        pressed = upon.gather(1, cell)  # by whom of highest rank
+        # Aside, not where one of higher rank stands or wants to go, and rather where nobody stands.
+        rank_now = torch.maximum(rank, pressed)
+        stands = torch.full_like(upon, -2.0).scatter_(
+            1, torch.where(alive, cell, 0), torch.where(alive, rank_now, -2.0)
+        )
+        higher = torch.maximum(stands, upon).gather(1, flat).view(b, n, -1) >= rank_now.unsqueeze(-1)
+        aside = (1.0 * nearer - 3.0 * taken - 6.0 * higher + taste).masked_fill(there == WALL, -torch.inf)
+        aside[..., 0] = -8.0
+        if self.rule == "block_both":
+            # Of two that wish for a cell the lower waits, or neither would get it.
+            wish = torch.where(upon.gather(1, wished) > rank, 0, wish)
+        wish = torch.where(pressed > rank, aside.argmax(-1), wish)
+        target = around.gather(-1, wish.unsqueeze(-1)).squeeze(-1)
+        return torch.where(resolve(self.rule, board, cell, target, alive & (wish != 0)), wish, 0)
 
     def _fields_of(self, walls: Tensor, goal: Tensor) -> Fields:
         """Those of before, where neither a wall nor a goal has changed."""
