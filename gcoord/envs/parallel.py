@@ -21,7 +21,7 @@ from gcoord.envs.workers import Workers
 from gcoord.spec import Reward, TeamSpec
 from gcoord.trajectory import Observation, Outcome
 
-SEEN = ("own", "alive", "position", "entities", "entity_position", "entity_present", "available")
+SEEN = ("own", "alive", "position", "entities", "entity_position", "entity_present", "hears", "available")
 Scripted = Callable[[TeamSpec, Observation], Tensor]
 
 
@@ -78,6 +78,7 @@ class ParallelTeamEnv:
             entity_dim=shapes["entities"][1] if "entities" in shapes else 0,
             position_dim=shapes["position"][1] if "position" in shapes else 0,
             available=layout.available,
+            hears="hears" in shapes,
             rejoins=recipe.rejoins,
             stack=recipe.stack,
             max_steps=recipe.max_steps,
