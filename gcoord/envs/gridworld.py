@@ -14,9 +14,6 @@ from gcoord.envs.copies import Row, Shapes
 from gcoord.envs.spaces import Act, Layout, Sense
 from gcoord.spec import Discrete
 
-# What an engine's row may hold besides the squares: where one stands, as shares of the map (minimap only).
-PLACE = 2
-
 
 @dataclass(frozen=True)
 class Kind:
@@ -116,16 +113,20 @@ class Squad:
 
     `seen` holds own [N, C, H, W], alive [N] and position [N, 2] (column, row), zero for the dead. The engine's arrays
     hold the living in an order of its own, and the dead until they are cleared; slots follow their numbers.
+
+    Arguments:
+        minimap: whether the engine shows how each group is spread over the map.
+        place: last features of the engine's that are shown as channels of their own.
     """
 
-    def __init__(self, grid: Any, groups: Sequence[Group], minimap: bool = False) -> None:
-        self.grid, self.groups, self.minimap = grid, tuple(groups), minimap
+    def __init__(self, grid: Any, groups: Sequence[Group], minimap: bool = False, place: int = 0) -> None:
+        self.grid, self.groups, self.minimap, self.place = grid, tuple(groups), minimap, place
         self.sizes = [grid.get_num(group.handle) for group in self.groups]
         self.first = np.cumsum([0, *self.sizes])
         self.n = int(self.first[-1])
         self.kinds = tuple(dict.fromkeys(group.kind for group in self.groups))
         self.kind = np.repeat([self.kinds.index(group.kind) for group in self.groups], self.sizes)
-        self.channels = int(grid.get_view_space(self.groups[0].handle)[2]) + PLACE * minimap
+        self.channels = int(grid.get_view_space(self.groups[0].handle)[2]) + place
         side = max(kind.side for kind in self.kinds)
         self.own = (self.channels, side, side)
         counts = np.array([kind.n_actions for kind in self.kinds])
@@ -224,8 +225,8 @@ class Squad:
         # A slice is quicker than an index, and most of the time will do.
         where: Any = slice(slots[0], slots[-1] + 1) if (np.diff(slots) == 1).all() else slots
         part[where, : view.shape[-1]] = view.transpose(0, 3, 1, 2)
-        if self.minimap:
-            part[where, view.shape[-1] :] = features[:, -PLACE:, None, None]
+        if self.place:
+            part[where, view.shape[-1] :] = features[:, -self.place :, None, None]
 
 
 class GridTeam:
@@ -267,6 +268,10 @@ class GridTeam:
         """After a step: counts, and clears the dead; gives whether the episode is over, `over` being the engine's."""
         raise NotImplementedError
 
+    def actions(self) -> np.ndarray:
+        """[N]: what each of ours does in this step."""
+        return self.row["action"]
+
     def bind(self, row: Row) -> None:
         """As `ArrayWorld`."""
         self.row = row
@@ -289,7 +294,7 @@ class GridTeam:
 
     def step(self) -> tuple[bool, bool]:
         """As `ArrayWorld`."""
-        self.ours.send(self.row["action"])
+        self.ours.send(self.actions())
         if self.theirs is not None and self.opponents is not None:
             self.theirs.send(self.opponents.act(self.theirs))
         over = self.grid.step()

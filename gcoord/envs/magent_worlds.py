@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from gcoord.envs.gridworld import PLACE, GridTeam, Group, Kind, Squad
+from gcoord.envs.gridworld import GridTeam, Group, Kind, Squad
 from gcoord.envs.opponents import make_opponents
 from gcoord.envs.recipe import find_function, quiet_imports
 from gcoord.spec import Reduction
 
 # Maps up to this have been tried; battle has 3,600 a side there.
 LARGEST = 300
+# With a minimap an agent also senses where it stands, column and row as shares of the map.
+PLACE = 2
 PLAIN = "gcoord.envs.scripts:plain"
 
 
@@ -83,7 +85,7 @@ class World(GridTeam):
 
         def squad(groups: tuple[int, ...]) -> Squad:
             pairs = [(handles[g], kind) for g in groups if (kind := family.kinds[g]) is not None]
-            return Squad(grid, [Group(*pair) for pair in pairs], minimap)
+            return Squad(grid, [Group(*pair) for pair in pairs], minimap, PLACE * minimap)
 
         ours, theirs = family.groups(side), tuple(set(family.groups("both")) - set(family.groups(side)))
         us, them = squad(ours), squad(tuple(sorted(theirs))) if theirs else None
