@@ -201,9 +201,12 @@ class Copy:
         if strangers := present.difference(self.layout.names):
             raise WorldError(f"expected agents among possible_agents (got {sorted(map(str, strangers))[0]!r} too)")
 
-    @contextlib.contextmanager
-    def _own_randomness(self) -> Iterator[None]:
+    def _own_randomness(self) -> contextlib.AbstractContextManager[None]:
         """Inside, Python's and NumPy's global streams are this copy's; the caller restores its own."""
+        return self._exchanged()
+
+    @contextlib.contextmanager
+    def _exchanged(self) -> Iterator[None]:
         set_bit_generator(self.bits)
         random.setstate(self.python_state)
         try:

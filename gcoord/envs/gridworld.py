@@ -265,7 +265,7 @@ class GridTeam:
         raise NotImplementedError
 
     def judge(self, over: bool) -> bool:
-        """After a step: counts, and clears the dead; gives whether the episode is over, `over` being the engine's."""
+        """After a step: counts, looks, clears the dead; says whether all is over (`over`: the engine's word)."""
         raise NotImplementedError
 
     def actions(self) -> np.ndarray:
@@ -290,7 +290,7 @@ class GridTeam:
                 squad.begin()
         if self.opponents is not None:
             self.opponents.reset(seed)
-        self._look()
+        self.look()
 
     def step(self) -> tuple[bool, bool]:
         """As `ArrayWorld`."""
@@ -301,7 +301,6 @@ class GridTeam:
         self.steps += 1
         self.row["reward"][:] = self.ours.earned()
         over = self.judge(over)
-        self._look()
         # The engine ends the process where it is stepped with nobody left.
         over = over or not self.ours.seen["alive"].any()
         return over, not over and self.steps >= self.max_steps
@@ -309,7 +308,8 @@ class GridTeam:
     def close(self) -> None:
         """Nothing to release: the engine goes with its last reference."""
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Writes what everybody sees."""
         self.ours.look()
         if self.theirs is not None and self.opponents is not None and self.opponents.sees:
             self.theirs.look()

@@ -353,4 +353,26 @@ def by_script(script: str, kinds: tuple[Kind, ...], minimap: bool, spec: TeamSpe
     return torch.from_numpy(action).to(observation.own.device)
 
 
-CARDS: dict[str, Card] = {}
+_AROUND = "the squares around it: obstacles, where its own and other groups stand, and their health"
+_GROWS = "by map size: the nearest to the team asked for is taken"
+CARDS = {
+    "battle": Card(
+        sizes=(6, 12, 81), largest=3600, knows=_AROUND, arena=_GROWS, dies=True, extra="magent", random=None
+    ),
+    "battlefield": Card(sizes=(12,), largest=12, knows=_AROUND, dies=True, extra="magent", random=-43.0),
+    "adversarial_pursuit": Card(
+        sizes=(1, 5, 25), largest=1125, knows=_AROUND, arena=_GROWS, extra="magent", random=-53.3, scripted=271.7
+    ),
+    "combined_arms": Card(sizes=(6, 12, 36), largest=3600, knows=_AROUND, arena=_GROWS, dies=True, extra="magent"),
+    "tiger_deer": Card(
+        sizes=(1, 4, 20),
+        largest=900,
+        knows=_AROUND,
+        arena=_GROWS,
+        dies=True,
+        extra="magent",
+        random=0.005,
+        scripted=3.59,
+    ),
+    "gather": Card(sizes=(495,), largest=495, knows=_AROUND, dies=True, extra="magent"),
+}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from gcoord.envs.cards import Card
 from gcoord.envs.copies import Row
 from gcoord.envs.gridworld import GridTeam, Group, Kind, Squad
 from gcoord.envs.magent import by_script
@@ -24,11 +25,8 @@ from gcoord.envs.recipe import Recipe, find_function, quiet_imports
 from gcoord.envs.spaces import Layout, Sense
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from gcoord.envs.parallel import ParallelTeamEnv
-    from gcoord.spec import Reduction, TeamSpec
-    from gcoord.trajectory import Observation
+    from gcoord.spec import Reduction
 
 # The paper's team, its foes or food, and its map.
 AGENTS, OTHERS, SIDE = 20, 12, 30
@@ -56,16 +54,17 @@ def dgn_battle(
     """20 agents against 12 enemies who are quicker, see farther and strike around themselves, but bear less.
 
     Ours: 12 health, 0.4 back a step, 5 moves, 4 attacks that take 2; theirs: 8 health, 13 moves, 8 attacks that take 2.
-    An attack that hits earns 5 and costs 0.01; dying costs 2 (and undoes that step's reward). Who dies is replaced at
-    once at a random place. Here a slot whose agent died is dead in the next observation (so that learning is cut there)
+    An attack earns 5 where it hits and costs 0.01; dying costs 2, in place of the 0.01. Who dies is replaced at once at
+    a random place. Here a slot whose agent died is dead in the next observation (so that learning is cut there)
     while its successor, already on the map, stays put; after that the successor has the slot.
 
     Arguments:
         n_agents: of our side; None: the paper's 20.
         density: `fixed`: enemies grow with n / 20 from 12, and the map's sides with sqrt(n / 20) from 30; `arena`: 12
             on 30 x 30 squares whatever the team.
-        view: `dgn`: own [123], where fellows stand less where enemies' health is, by square, then row / 30 and
-            column / 30.
+        view: `dgn`: own [123], where fellows stand less what share of their health enemies have, by square, then
+            row / 30 and column / 30. An enemy whose health is exactly 0 lives on and cannot be seen in it, so no
+            script is offered with it.
         opponents: `script`: each attacks one of ours beside it, else goes to the nearest in view; or `random`. The
             paper's enemy, a trained network, cannot be had.
 
@@ -105,7 +104,11 @@ def dgn_jungle(
 class Dgn(GridTeam):
     """What both tasks share: the map, its inhabitants, and what is seen."""
 
-    def __init__(self, grid: Any, theirs: Kind | None, opponents: str, n: int, others: int, view: str, steps: int):
+    def __init__(
+        self, side: int, rules: Any, theirs: Kind | None, opponents: str, n: int, others: int, view: str, steps: int
+    ) -> None:
+        grid: Any = find_function("magent2.gridworld:GridWorld")(rules)
+        self.world_side = side
         self.handles, self.counts, self.view = grid.get_handles(), (n, others), view
         self.grid = grid
         grid.reset()
@@ -125,8 +128,8 @@ class Dgn(GridTeam):
         if self.view == "dgn":
             self.ours.seen["own"] = np.zeros((self.ours.n, *self.ours.own), np.float32)
 
-    def _look(self) -> None:
-        super()._look()
+    def look(self) -> None:
+        super().look()
         self.hide()
         if self.view == "dgn":
             own, position = self.ours.seen["own"], self.ours.seen["position"]
@@ -152,8 +155,7 @@ class Battle(Dgn):
     channel = 5
 
     def __init__(self, side: int, opponents: str, **rest: Any) -> None:
-        engine = find_function("magent2.gridworld:GridWorld")
-        super().__init__(engine(_battle_rules(side)), ENEMY, opponents, **rest)
+        super().__init__(side, _battle_rules(side), ENEMY, opponents, **rest)
         self.absent = np.zeros(self.ours.n, bool)
 
     def reset(self, seed: int) -> None:
@@ -188,6 +190,7 @@ class Battle(Dgn):
             "kill_death_ratio": self.kills / max(1, self.deaths),
             "reward": mean,
         }
+        self.look()
         return False
 
     def hide(self) -> None:
@@ -202,8 +205,7 @@ class Jungle(Dgn):
     reductions: ClassVar[dict[str, Reduction]] = {"attacks_on_fellows": "sum", "reward": "mean"}
 
     def __init__(self, side: int, opponents: str, **rest: Any) -> None:
-        engine = find_function("magent2.gridworld:GridWorld")
-        super().__init__(engine(_jungle_rules(side)), None, opponents, **rest)
+        super().__init__(side, _jungle_rules(side), None, opponents, **rest)
         self.map = np.zeros((side, side), bool)
 
     def actions(self) -> np.ndarray:
@@ -225,6 +227,7 @@ class Jungle(Dgn):
         if not over:
             self.grid.clear_dead()
             self.ours.follow()
+        self.look()
         return over
 
 
@@ -299,12 +302,12 @@ def _make(
     for option, value, known in (("density", density, DENSITIES), ("view", view, VIEWS), ("opponents", opponents, WHO)):
         if value not in known:
             raise ValueError(f"expected {option} to be {' or '.join(known)} in {name} (got {value!r})")
-    ratio = n / AGENTS if density == "fixed" else 1.0
+    ratio = max(n, 1) / AGENTS if density == "fixed" else 1.0
     side, others = max(SMALLEST, round(SIDE * math.sqrt(ratio))), max(1, round(OTHERS * ratio))
     # Beyond that the engine, which draws squares until it finds a free one, takes its time and in the end gives up.
-    room = (side - 2) ** 2 // 2 - others
-    if not 1 <= n <= min(room, LARGEST):
-        raise ValueError(f"expected n_agents from 1 to {min(room, LARGEST)} in {name}, density={density} (got {n})")
+    largest = LARGEST if density == "fixed" else (side - 2) ** 2 // 2 - others
+    if not 1 <= n <= largest:
+        raise ValueError(f"expected n_agents from 1 to {largest} in {name}, density={density} (got {n})")
     kwargs = dict(task=task, side=side, opponents=opponents, n=n, others=others, view=view, steps=max_steps)
     recipe = Recipe(
         "gcoord.envs.magent_dgn:make",
@@ -323,15 +326,31 @@ def _make(
         device,
         seed,
         workers,
-        scripted=functools.partial(_from_numbers, script) if view == "dgn" else script,
+        scripted=script if view == "channels" else None,
         world=name,
         density=density,
     )
 
 
-def _from_numbers(script: Any, spec: TeamSpec, observation: Observation) -> Tensor:
-    """A script's actions where the view is the paper's: what stands where is read back from it, but for the walls."""
-    numbers = observation.own[..., :-2].unflatten(-1, (2 * OURS.view + 1, -1))
-    own = numbers.new_zeros(*numbers.shape[:2], 7, *numbers.shape[2:])
-    own[:, :, 1], own[:, :, 4] = numbers.clamp(min=0), -numbers.clamp(max=0)
-    return script(spec, observation.replace(own=own))
+_AROUND = "the 11 x 11 squares around it: walls, where both groups stand, their health and spread over the map"
+CARDS = {
+    "dgn_battle": Card(
+        sizes=(5, 20, 40),
+        largest=LARGEST,
+        knows=_AROUND,
+        arena="the map and the enemies grow with the team",
+        dies=True,
+        extra="magent",
+        random=3.8,
+        scripted=257.1,
+    ),
+    "dgn_jungle": Card(
+        sizes=(5, 20, 50),
+        largest=LARGEST,
+        knows=_AROUND,
+        arena="the map and the food grow with the team",
+        extra="magent",
+        random=-2.2,
+        scripted=111.2,
+    ),
+}

@@ -99,8 +99,9 @@ class World(GridTeam):
         self.world.generate_map()
 
     def judge(self, over: bool) -> bool:
-        """Counts, then clears the dead unless all is over: nobody may be looked at in an engine with an empty group."""
+        """Looks before the dead are cleared, as MAgent2 does: its minimap shows them for a step."""
         self.count()
+        self.look()
         if not over:
             self.grid.clear_dead()
             for squad in (self.ours, self.theirs):
@@ -170,7 +171,7 @@ RANGED = Kind("ranged", speed=2, attack=2, view=6, foes=(1, 2))
 DEER = Kind("deer", speed=1, attack=0, view=1, flees=True)
 TIGER = Kind("tiger", speed=1, attack=1, view=4)
 OMNIVORE = Kind("omnivore", speed=3, attack=1, view=7)
-ARMIES = {"red": (0,), "blue": (1,)}
+ARMIES: dict[str, tuple[int, ...]] = {"red": (0,), "blue": (1,)}
 
 FAMILIES = {
     "battle": Family("battle.battle", (SOLDIER, SOLDIER), ARMIES, 45, 12, Fight),

@@ -47,14 +47,14 @@ class Scripted:
 class Trained:
     """Acts greedily by the policy of a run folder, one world at a time, so that workers and batches change nothing.
 
-    The policy is found by its name in the process that steps the world: worlds import no networks.
+    The policy is found by its name in the process that steps the world: worlds import no networks. Only gcoord's own
+    parts are loaded, as the folder may come from anywhere.
     """
 
     sees = True
 
     def __init__(self, folder: str) -> None:
-        # The folder was chosen by who runs this, as when a run is resumed: its parts are trusted.
-        self.policy: Any = find_function("gcoord.policy:load")(folder, trust=None)
+        self.policy: Any = find_function("gcoord.policy:load")(folder)
         self.fresh, self.key = True, 0
 
     def reset(self, seed: int) -> None:
@@ -70,7 +70,7 @@ class Trained:
             self.policy.reset(1, squad.n)
             self.fresh = False
         alive = torch.from_numpy(squad.seen["alive"])
-        optional = {}
+        optional: dict[str, Any] = {}
         if spec.available:
             optional["available"] = (torch.from_numpy(squad.legal) & alive[:, None]).unsqueeze(0)
         if spec.hears:

@@ -51,7 +51,7 @@ class Sight:
         kind = self.kind
         far = np.where(goals, (kind.squares**2).sum(-1), np.inf)
         at = far.argmin(-1)
-        return kind.squares[at], goals.any(-1)
+        return kind.squares[at], np.asarray(goals.any(-1))
 
     def beyond(self, own: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """(down, right) [*, 2] of the nearest foes on the minimap who are not in its own part of it, and whether any.
@@ -66,7 +66,7 @@ class Sight:
         there = (flat[..., [3 + 3 * g for g in self.kind.foes], :] > 0).any(-2) & (np.abs(away).max(-1) > 1)
         far = np.where(there, (away**2).sum(-1) + 2 * rng.random(there.shape), np.inf)
         goal = np.take_along_axis(away, far.argmin(-1)[..., None, None], -2)[..., 0, :]
-        return 3 * goal, there.any(-1)
+        return 3 * goal, np.asarray(there.any(-1))
 
     def toward(self, goal: np.ndarray, noise: np.ndarray, weight: np.ndarray | float = 1.0) -> np.ndarray:
         """[*]: the free move that comes nearest to goal [*, 2]; `weight` -1: farthest, 0: any. noise [*, moves]."""
