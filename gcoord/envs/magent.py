@@ -355,15 +355,53 @@ def by_script(script: str, kinds: tuple[Kind, ...], minimap: bool, spec: TeamSpe
 
 _AROUND = "the squares around it: obstacles, where its own and other groups stand, and their health"
 _GROWS = "by map size: the nearest to the team asked for is taken"
+_FIRST = (
+    "In the first step of an episode MAgent2's own wrapper (0.3.4) gives every group the first group's actions; here "
+    "each has its own."
+)
 CARDS = {
     "battle": Card(
-        sizes=(6, 12, 81), largest=3600, knows=_AROUND, arena=_GROWS, dies=True, extra="magent", random=None
+        sizes=(6, 12, 81),
+        largest=3600,
+        knows=_AROUND,
+        arena=_GROWS,
+        dies=True,
+        extra="magent",
+        random=-40.2,
+        scripted=4.89,
+        note=f"Figures against random opponents. {_FIRST}",
     ),
-    "battlefield": Card(sizes=(12,), largest=12, knows=_AROUND, dies=True, extra="magent", random=-43.0),
+    "battlefield": Card(
+        sizes=(12,),
+        largest=12,
+        knows=_AROUND,
+        dies=True,
+        extra="magent",
+        random=-43.0,
+        scripted=1.06,
+        note="Figures against random opponents.",
+    ),
     "adversarial_pursuit": Card(
-        sizes=(1, 5, 25), largest=1125, knows=_AROUND, arena=_GROWS, extra="magent", random=-53.3, scripted=271.7
+        sizes=(1, 5, 25),
+        largest=1125,
+        knows=_AROUND,
+        arena=_GROWS,
+        extra="magent",
+        random=-53.3,
+        scripted=272.0,
+        note="Figures of predators against random prey.",
     ),
-    "combined_arms": Card(sizes=(6, 12, 36), largest=3600, knows=_AROUND, arena=_GROWS, dies=True, extra="magent"),
+    "combined_arms": Card(
+        sizes=(6, 12, 36),
+        largest=3600,
+        knows=_AROUND,
+        arena=_GROWS,
+        dies=True,
+        extra="magent",
+        random=-17.1,
+        scripted=3.20,
+        note="Figures against random opponents.",
+    ),
     "tiger_deer": Card(
         sizes=(1, 4, 20),
         largest=900,
@@ -373,6 +411,7 @@ CARDS = {
         extra="magent",
         random=0.005,
         scripted=3.59,
+        note="Figures of tigers against random deer. The episode goes on beyond step 100 where tigers eat.",
     ),
     "gather": Card(sizes=(495,), largest=495, knows=_AROUND, dies=True, extra="magent"),
 }
