@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +116,14 @@ def larger(run: runs.Run) -> list[int]:
     sizes: list[int] = []
     for size in (max(run.sizes) * times for times in (2, 4, 8)):
         try:
-            runs.make_world(run.cfg, size, 1, run.device, 0).close()
+            # A world whose teams come in steps warns that it has another: that is then the size to offer.
+            with warnings.catch_warnings(action="ignore", category=UserWarning):
+                env = runs.make_world(run.cfg, size, 1, run.device, 0)
         except ValueError:
             break
-        sizes.append(size)
-    return sizes
+        env.close()
+        sizes.append(env.spec.n_agents)
+    return list(dict.fromkeys(sizes))
 
 
 def results(test: dict[str, dict[str, dict[str, float]]], run: runs.Run) -> Table:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.random import get_bit_generator, set_bit_generator  # type: ignore[attr-defined]
@@ -18,6 +18,8 @@ from gcoord.envs.spaces import Layout
 
 Seen = Mapping[str, Any]
 Fields = dict[str, tuple[tuple[int, ...], str]]
+Row = dict[str, np.ndarray]
+Shapes = dict[str, tuple[int, ...]]
 
 
 class WorldError(RuntimeError):
@@ -32,7 +34,7 @@ def one_line(error: BaseException) -> str:
 class Copy:
     """One copy of a world: resets, steps and writes its row of the shared arrays."""
 
-    def __init__(self, recipe: Recipe, layout: Layout, row: dict[str, np.ndarray], index: int) -> None:
+    def __init__(self, recipe: Recipe, layout: Layout, row: Row, index: int) -> None:
         self.recipe, self.layout, self.row, self.index = recipe, layout, row, index
         self.positions = find_function(recipe.positions) if recipe.positions else None
         self.entities = find_function(recipe.entities) if recipe.entities else None
@@ -54,20 +56,7 @@ class Copy:
         row["terminated"][()] = row["truncated"][()] = row["valid"][()] = False
         row["metrics"][:] = 0
         with self._named(), self._own_randomness():
-            if self.recipe.anew:
-                self.env.close()
-                self.env = make_world(self.recipe)
-            observations, infos = self.env.reset(seed=seed)
-            present = set(self.env.agents)
-            self._refuse_strangers(present)
-            alive = [name in present for name in self.layout.names]
-            if not any(alive):
-                raise WorldError("expected agents after a reset (got none: the episode is over before it began)")
-            row["alive"][:] = alive
-            row["own"][:] = 0
-            if "position" in row:
-                row["position"][:] = 0
-            self._see(observations, infos, alive, alive)
+            self._begin()
 
     def step(self) -> None:
         """Acts for one step, or resets where the episode is over."""
@@ -87,6 +76,23 @@ class Copy:
     def close(self) -> None:
         """Closes the world."""
         self.env.close()
+
+    def _begin(self) -> None:
+        row = self.row
+        if self.recipe.anew:
+            self.env.close()
+            self.env = make_world(self.recipe)
+        observations, infos = self.env.reset(seed=self.seed)
+        present = set(self.env.agents)
+        self._refuse_strangers(present)
+        alive = [name in present for name in self.layout.names]
+        if not any(alive):
+            raise WorldError("expected agents after a reset (got none: the episode is over before it began)")
+        row["alive"][:] = alive
+        row["own"][:] = 0
+        if "position" in row:
+            row["position"][:] = 0
+        self._see(observations, infos, alive, alive)
 
     def _advance(self) -> None:
         row, names = self.row, self.layout.names
@@ -195,9 +201,12 @@ class Copy:
         if strangers := present.difference(self.layout.names):
             raise WorldError(f"expected agents among possible_agents (got {sorted(map(str, strangers))[0]!r} too)")
 
-    @contextlib.contextmanager
-    def _own_randomness(self) -> Iterator[None]:
+    def _own_randomness(self) -> contextlib.AbstractContextManager[None]:
         """Inside, Python's and NumPy's global streams are this copy's; the caller restores its own."""
+        return self._exchanged()
+
+    @contextlib.contextmanager
+    def _exchanged(self) -> Iterator[None]:
         set_bit_generator(self.bits)
         random.setstate(self.python_state)
         try:
@@ -216,6 +225,55 @@ class Copy:
             raise WorldError(f"{said} {where}") from error
 
 
+class ArrayWorld(Protocol):
+    """A world that reads and writes whole arrays (`Recipe.arrays`): nothing is done agent by agent.
+
+    layout: its slots. shapes: of position [N, P], hears [N, N] and so on, where it has such. metrics: what it reports.
+    It draws from streams of its own only, made anew from each episode's seed.
+    """
+
+    layout: Layout
+    shapes: Shapes
+    metrics: dict[str, float]
+
+    def bind(self, row: Row) -> None:
+        """Once, before the first reset: where to read action, and to write own, alive, reward and so on."""
+
+    def reset(self, seed: int) -> None:
+        """Starts an episode and writes what is seen."""
+
+    def step(self) -> tuple[bool, bool]:
+        """Acts for one step and writes what came of it; gives whether the team terminated, or was truncated."""
+
+    def close(self) -> None: ...
+
+
+class ArrayCopy(Copy):
+    """One copy of an `ArrayWorld`."""
+
+    def __init__(self, recipe: Recipe, layout: Layout, row: Row, index: int) -> None:
+        super().__init__(recipe, layout, row, index)
+        self.env.bind(row)
+
+    def _begin(self) -> None:
+        self.env.reset(self.seed)
+        self._require_finite("own", "observations")
+
+    def _advance(self) -> None:
+        row = self.row
+        terminated, truncated = self.env.step()
+        self.steps += 1
+        self.done = terminated or truncated
+        row["terminated"][()], row["truncated"][()], row["valid"][()] = terminated, truncated, True
+        row["metrics"][:] = [self.env.metrics[name] for name in self.recipe.reductions]
+        self._require_finite("own", "observations")
+        self._require_finite("reward", "rewards")
+
+    def _own_randomness(self) -> contextlib.AbstractContextManager[None]:
+        # Such worlds leave the global streams alone: exchanging them costs as much as a small world's step.
+        return contextlib.nullcontext()
+
+
 class Copies:
     """The copies with numbers `rows` of a batch, stepped in this process."""
 
@@ -223,10 +281,11 @@ class Copies:
         self, recipe: Recipe, layout: Layout, arrays: dict[str, np.ndarray], rows: range, own_process: bool = False
     ) -> None:
         # In a process of its own nobody else draws from the global streams: no need to keep them (80 us a step).
-        self._kept = contextlib.nullcontext if own_process else kept_randomness
+        self._kept = contextlib.nullcontext if own_process or recipe.arrays else kept_randomness
+        kind = ArrayCopy if recipe.arrays else Copy
         with self._kept():
             self.copies = [
-                Copy(recipe, layout, {name: array[b, ...] for name, array in arrays.items()}, b) for b in rows
+                kind(recipe, layout, {name: array[b, ...] for name, array in arrays.items()}, b) for b in rows
             ]
 
     def reset(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 import zlib
@@ -21,7 +22,7 @@ from gcoord.envs.workers import Workers
 from gcoord.spec import Reward, TeamSpec
 from gcoord.trajectory import Observation, Outcome
 
-SEEN = ("own", "alive", "position", "entities", "entity_position", "entity_present", "available")
+SEEN = ("own", "alive", "position", "entities", "entity_position", "entity_present", "hears", "available")
 Scripted = Callable[[TeamSpec, Observation], Tensor]
 
 
@@ -43,10 +44,12 @@ class ParallelTeamEnv:
         n_agents: team size that the world must turn out to have, None for any.
         reward: what the world's rewards are: each agent's own, the team's, or mixed.
         scale: `own` is divided by it; None: by nothing. Images of bytes stay bytes where there is none.
-        scripted: (spec, observation) -> action, a hand-written policy.
+        scripted: (spec, observation) -> action, a hand-written policy; `env.scripted(observation)` where there is one.
 
     Raises ValueError where the world does not fit, RuntimeError in one line where it fails while running.
     """
+
+    scripted: Callable[[Observation], Tensor]
 
     def __init__(
         self,
@@ -78,6 +81,7 @@ class ParallelTeamEnv:
             entity_dim=shapes["entities"][1] if "entities" in shapes else 0,
             position_dim=shapes["position"][1] if "position" in shapes else 0,
             available=layout.available,
+            hears="hears" in shapes,
             rejoins=recipe.rejoins,
             stack=recipe.stack,
             max_steps=recipe.max_steps,
@@ -86,7 +90,10 @@ class ParallelTeamEnv:
             density=density,
         )
         self.device = torch.device(device)
-        self._layout, self._scripted = layout, scripted
+        self._layout = layout
+        if scripted is not None:
+            # Only then: who wants to know whether a world has a script looks for the attribute.
+            self.scripted = functools.partial(scripted, self.spec)
         self._scale = scale
         fields = fields_of(self.spec, layout, shapes)
         count = _count_workers(workers, num_envs)
@@ -149,12 +156,6 @@ class ParallelTeamEnv:
         if not self._closed:
             self._closed = True
             self._backend.close()
-
-    def scripted(self, observation: Observation) -> Tensor:
-        """The world's hand-written policy: action [B, N] or [B, N, A]."""
-        if self._scripted is None:
-            raise NotImplementedError(f"expected a world with a scripted policy (got {self.spec.world})")
-        return self._scripted(self.spec, observation)
 
     def state_dict(self) -> dict[str, Any]:
         """Where every copy stands: its episode and the actions since its reset, and a checksum of what is seen."""

@@ -6,12 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from gcoord.envs.copies import Fields, kept_randomness, one_line
+from gcoord.envs.copies import Fields, Shapes, kept_randomness, one_line
 from gcoord.envs.recipe import Recipe, find_function, make_world, missing
 from gcoord.envs.spaces import Layout, read_layout
 from gcoord.spec import Discrete, TeamSpec
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 def probe(recipe: Recipe) -> tuple[Layout, Shapes]:
@@ -23,6 +21,8 @@ def probe(recipe: Recipe) -> tuple[Layout, Shapes]:
         find_function(recipe.maker)
         try:
             env = make_world(recipe)
+            if recipe.arrays:
+                return env.layout, env.shapes
             infos = env.reset(seed=0)[1]
         except ModuleNotFoundError as error:
             raise missing(error, recipe.maker) from error
@@ -76,7 +76,7 @@ def fields_of(spec: TeamSpec, layout: Layout, shapes: Shapes) -> Fields:
         "metrics": ((b, len(spec.metrics)), "float32"),
     }
     for name, shape in shapes.items():
-        fields[name] = ((b, *shape), "bool" if name == "entity_present" else "float32")
+        fields[name] = ((b, *shape), "bool" if name in ("entity_present", "hears") else "float32")
     if spec.available:
         fields["available"] = ((b, n, spec.n_actions), "bool")
     return fields

@@ -19,6 +19,7 @@ EXTRA = {
     **dict.fromkeys(("pettingzoo", "mpe2", "pygame", "pymunk", "supersuit", "scipy"), "petting"),
     **dict.fromkeys(("ale_py", "multi_agent_ale_py"), "atari"),
     "gymnasium": "gym",
+    "magent2": "magent",
 }
 
 
@@ -30,6 +31,7 @@ class Recipe:
     positions [M, P]) or with present [M] besides; metrics(env) -> {name: number}, the names of `reductions`, which
     say how an episode reduces each. bins: see `read_layout`. stack: frames that an image holds, the oldest first.
     anew: make the world again for each episode, where a reset leaves something of the one before.
+    arrays: the maker returns a `copies.ArrayWorld` instead, which needs no hooks.
     """
 
     maker: str
@@ -40,6 +42,7 @@ class Recipe:
     reductions: dict[str, Reduction] = field(default_factory=dict)
     max_steps: int | None = None
     rejoins: bool = False
+    arrays: bool = False
     channels: Channels = "last"
     kinds: Kinds | tuple[str, ...] = "spaces"
     bins: int | None = None

@@ -182,6 +182,8 @@ class Sweep:
         """All policies at one size: random, scripted where the world has a script, the runs, and those from scratch."""
         first = self.runs[0]
         env = self.world(first, size)
+        # A world whose teams come in steps may have another than was asked for, and has said so.
+        size = env.spec.n_agents
         try:
             self.density = env.spec.density
             cells = []
