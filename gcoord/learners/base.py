@@ -5,13 +5,15 @@ A learner is a LightningModule that maps a batch to named losses. It never sees 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor, nn
 
+from gcoord.learners.constraints import Dual
 from gcoord.models.agent import Agent, Body
 from gcoord.spec import TeamSpec
 from gcoord.trajectory import Observation, Trajectory, learns
@@ -98,6 +100,10 @@ class Learner(lightning.LightningModule):
         """Networks by parameter group, trained together and clipped apart."""
         return {"actor": [self.agent]}
 
+    def duals(self) -> list[Dual]:
+        """Learnt multipliers: the group `dual`, not clipped, and held within their bounds after each step."""
+        return [part for part in self.modules() if isinstance(part, Dual)]
+
     # What Lightning calls
 
     def training_step(self, batch: Trajectory, batch_idx: int) -> Tensor:
@@ -108,15 +114,21 @@ class Learner(lightning.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.updates += 1
+        for dual in self.duals():
+            dual.hold()
         self.after_update()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        groups = []
+        duals = [p for dual in self.duals() for p in dual.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = []
         for name, modules in self.groups().items():
             parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+            parameters = [p for p in parameters if not any(p is dual for dual in duals)]
             if parameters:
                 groups.append({"params": parameters, "lr": self.lr_of.get(name, self.lr), "name": name})
-        if unknown := sorted(set(self.lr_of) - set(self.groups())):
+        if duals:
+            groups.append({"params": duals, "lr": self.lr_of.get("dual", self.lr), "name": "dual"})
+        if unknown := sorted(set(self.lr_of) - {*self.groups(), "dual"}):
             raise ValueError(f"expected lr_of to name groups among {sorted(self.groups())} (got {unknown})")
         return torch.optim.Adam(groups, lr=self.lr, eps=self.adam_eps, foreach=True)
 
@@ -127,6 +139,9 @@ class Learner(lightning.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         for group in optimizer.param_groups:
+            # What no loss is due for has no gradient: Adam skips it, and its figure is not diluted.
+            if group["name"] == "dual" or all(p.grad is None for p in group["params"]):
+                continue
             norm = nn.utils.clip_grad_norm_(group["params"], self.max_grad_norm, foreach=True)
             self.figure(f"grad_norm_{group['name']}", norm)
 
@@ -180,3 +195,16 @@ def soft_update(targets: Iterable[Tensor], sources: Iterable[Tensor], tau: float
                 target.lerp_(source.to(target.dtype), tau)
             else:
                 target.copy_(source)
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Within, gradients pass through these modules and none goes to their parameters."""
+    learnt = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for p in learnt:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in learnt:
+            p.requires_grad_(True)

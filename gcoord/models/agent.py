@@ -254,7 +254,8 @@ class Agent(nn.Module):
         epsilon: float = 0.0,
     ) -> Acted:
         """Chooses: the mode or best action if greedy, else a sample, or the best by action values; where an agent's lot
-        is below `epsilon`, it acts at random by action values, and samples where it would else take the mode."""
+        is below `epsilon`, it acts at random by action values, and samples where it would else take the mode. A choice
+        that is no mode explores by `epsilon` as it says itself (`Choice.explore`)."""
         read, features = self(seen, memory, key=key)
         if isinstance(read, Tensor):
             legal = self.legal(seen)
@@ -267,5 +268,7 @@ class Agent(nn.Module):
                 explores = explores.view(*explores.shape, *(1,) * (action.dim() - explores.dim()))
                 action = torch.where(explores, read.sample(), action)
             return Acted(action, None, features.memory)
+        if epsilon:
+            return Acted(read.explore(epsilon), None, features.memory)
         action = read.sample()
         return Acted(action, read.log_prob(action), features.memory)

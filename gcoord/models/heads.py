@@ -15,13 +15,16 @@ from torch import Tensor, nn
 class Choice(Protocol):
     """A distribution over every agent's next action, `[*, N]`.
 
-    `sample` and `mode` give actions (long [*, N], or float [*, N, n] within the bounds) without gradient; `log_prob`
-    of an action, `entropy` and `kl(other)` = KL(self || other) give [*, N] in nats.
+    `sample` and `mode` give actions (long [*, N], or float [*, N, n] within the bounds) without gradient, and so does
+    `explore`, by more chance than the choice has: a share `epsilon` drawn evenly, or noise of that size on a point;
+    `log_prob` of an action, `entropy` and `kl(other)` = KL(self || other) give [*, N] in nats.
     """
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor: ...
 
     def mode(self) -> Tensor: ...
+
+    def explore(self, epsilon: float, generator: torch.Generator | None = None) -> Tensor: ...
 
     def log_prob(self, action: Tensor) -> Tensor: ...
 
@@ -54,6 +57,15 @@ class CategoricalChoice:
 
     def mode(self) -> Tensor:
         return self.logits.argmax(-1)
+
+    @torch.no_grad()
+    def explore(self, epsilon: float, generator: torch.Generator | None = None) -> Tensor:
+        """A sample, or with probability `epsilon` any available action."""
+        lottery = torch.rand(self.logits.shape, device=self.logits.device, generator=generator)
+        explores = torch.rand(self.logits.shape[:-1], device=self.logits.device, generator=generator) < epsilon
+        return torch.where(
+            explores, greedy(lottery, self.logits > torch.finfo(self.logits.dtype).min), self.sample(generator)
+        )
 
     def log_prob(self, action: Tensor) -> Tensor:
         return self.log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
@@ -103,6 +115,25 @@ class TanhNormalChoice:
         """The action at the mean of u."""
         return self._action(self.mean)
 
+    @torch.no_grad()
+    def explore(self, epsilon: float, generator: torch.Generator | None = None) -> Tensor:
+        """A sample, or with probability `epsilon` any point of the box."""
+        place = torch.rand(self.mean.shape, device=self.mean.device, generator=generator)
+        explores = torch.rand(self.mean.shape[:-1], device=self.mean.device, generator=generator) < epsilon
+        anywhere = self.low + (self.high - self.low) * place
+        if self.used is not None:
+            anywhere = torch.where(self.used, anywhere, 0.0)
+        return torch.where(explores.unsqueeze(-1), anywhere, self.sample(generator))
+
+    def rsample(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """A sample [*, N, n] and its log density [*, N], both with gradient (the reparameterisation u = mean + std z),
+        the density from u itself: what tanh rounds off is not lost."""
+        z = torch.empty_like(self.mean).normal_(generator=generator)
+        u = self.mean + z * self.log_std.exp()
+        half = ((self.high - self.low) / 2).log()
+        log_density = -0.5 * z.square() - 0.5 * math.log(2 * math.pi) - self.log_std - _log_slope(u) - half
+        return self._action(u), self._total(log_density)
+
     def log_prob(self, action: Tensor) -> Tensor:
         half = (self.high - self.low) / 2
         squashed = ((action - self.low) / half - 1).clamp(self.EDGE - 1, 1 - self.EDGE)
@@ -115,10 +146,8 @@ class TanhNormalChoice:
     def entropy(self) -> Tensor:
         nodes, weights = _hermite(self.NODES, self.mean.dtype, self.mean.device)
         u = self.mean.unsqueeze(-1) + self.log_std.exp().unsqueeze(-1) * nodes  # [*, N, n, NODES]
-        # log(1 - tanh(u)^2), stable for every u.
-        log_slope = 2 * (math.log(2) - u - F.softplus(-2 * u))
         normal = 0.5 * math.log(2 * math.pi * math.e) + self.log_std
-        return self._total(normal + log_slope @ weights + ((self.high - self.low) / 2).log())
+        return self._total(normal + _log_slope(u) @ weights + ((self.high - self.low) / 2).log())
 
     def kl(self, other: Choice) -> Tensor:
         """That of the normals: the squashing, being the same bijection on both sides, leaves it as it is."""
@@ -259,6 +288,11 @@ def epsilon_greedy(
 
 def _masked(scores: Tensor, available: Tensor) -> Tensor:
     return torch.where(available, scores, torch.finfo(scores.dtype).min)
+
+
+def _log_slope(u: Tensor) -> Tensor:
+    """log(1 - tanh(u)^2), stable for every u."""
+    return 2 * (math.log(2) - u - F.softplus(-2 * u))
 
 
 def _linear(dim: int, n: int, gain: float) -> nn.Linear:

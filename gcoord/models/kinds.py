@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gcoord.models.heads import Categorical, CategoricalChoice, Choice, QHead, TanhNormal, TanhNormalChoice
+from gcoord.models.points import PointChoice, TanhPoint
 from gcoord.spec import Action, Continuous, Discrete, TeamSpec
 
 
@@ -43,7 +44,7 @@ class MixedChoice:
         points: the choice of the others; both cover all rows.
     """
 
-    def __init__(self, numbers: CategoricalChoice, points: TanhNormalChoice, is_discrete: Tensor) -> None:
+    def __init__(self, numbers: CategoricalChoice, points: TanhNormalChoice | PointChoice, is_discrete: Tensor) -> None:
         self.numbers = numbers
         self.points = points
         self.is_discrete = is_discrete
@@ -53,6 +54,9 @@ class MixedChoice:
 
     def mode(self) -> Tensor:
         return self._join(self.numbers.mode(), self.points.mode())
+
+    def explore(self, epsilon: float, generator: torch.Generator | None = None) -> Tensor:
+        return self._join(self.numbers.explore(epsilon, generator), self.points.explore(epsilon, generator))
 
     def log_prob(self, action: Tensor) -> Tensor:
         number = torch.where(self.is_discrete, action[..., 0], 0.0).long()
@@ -79,6 +83,7 @@ class KindHeads(nn.Module):
         actions: the action space of every kind.
         dim: features of a node.
         gain, std, state_std: as in `Categorical` and `TanhNormal`.
+        deterministic: kinds that act in a box choose a point (`TanhPoint`) and no distribution.
 
     Shapes: h [*, N, dim], available [*, N, A] bool, kind [*, N] long -> a choice of long [*, N] where all kinds are
     discrete, else of float [*, N, A]. An action that a kind does not have is never available to it.
@@ -91,15 +96,25 @@ class KindHeads(nn.Module):
     is_discrete: Tensor
 
     def __init__(
-        self, actions: Sequence[Action], dim: int, gain: float = 0.01, std: float = 1.0, state_std: bool = False
+        self,
+        actions: Sequence[Action],
+        dim: int,
+        gain: float = 0.01,
+        std: float = 1.0,
+        state_std: bool = False,
+        deterministic: bool = False,
     ) -> None:
         super().__init__()
+
+        def box(action: Continuous) -> TanhNormal | TanhPoint:
+            if deterministic:
+                return TanhPoint(dim, action.n, action.low, action.high, gain)
+            return TanhNormal(dim, action.n, action.low, action.high, gain, std, state_std=state_std)
+
         self.heads = nn.ModuleList(
-            Categorical(dim, action.n, gain)
-            if isinstance(action, Discrete)
-            else TanhNormal(dim, action.n, action.low, action.high, gain, std, state_std=state_std)
-            for action in actions
+            Categorical(dim, action.n, gain) if isinstance(action, Discrete) else box(action) for action in actions
         )
+        self.deterministic = deterministic
         self.width = max(action.n for action in actions)
         numbers = [action.n if isinstance(action, Discrete) else 0 for action in actions]
         boxes = [action if isinstance(action, Continuous) else None for action in actions]
@@ -118,7 +133,7 @@ class KindHeads(nn.Module):
 
     def forward(
         self, h: Tensor, available: Tensor | None = None, kind: Tensor | None = None
-    ) -> CategoricalChoice | TanhNormalChoice | MixedChoice:
+    ) -> CategoricalChoice | TanhNormalChoice | PointChoice | MixedChoice:
         kind = _slot(kind, h, len(self.heads))
         if not self.any_box:
             return self._numbers(h, available, kind)
@@ -135,8 +150,12 @@ class KindHeads(nn.Module):
             legal if available is None else legal & available[..., : self.n_numbers],
         )
 
-    def _points(self, h: Tensor, kind: Tensor) -> TanhNormalChoice:
+    def _points(self, h: Tensor, kind: Tensor) -> TanhNormalChoice | PointChoice:
         none = h.new_zeros(())
+        if self.deterministic:
+            points = [head.squashed(h) if isinstance(head, TanhPoint) else none for head in self.heads]
+            squashed = _by_kind(points, kind, self.width)
+            return PointChoice(squashed, self.low[kind], self.high[kind], self.used[kind])
         moments = [head.moments(h) if isinstance(head, TanhNormal) else (none, none) for head in self.heads]
         mean = _by_kind([mean for mean, _ in moments], kind, self.width)
         log_std = _by_kind([log_std for _, log_std in moments], kind, self.width)
@@ -182,6 +201,16 @@ def policy_head(
     if isinstance(action, Discrete):
         return Categorical(dim, action.n, gain)
     return TanhNormal(dim, action.n, action.low, action.high, gain, std, state_std=state_std)
+
+
+def point_head(spec: TeamSpec, dim: int, gain: float = 0.01) -> Categorical | TanhPoint | KindHeads:
+    """As `policy_head`, but one point where an action is continuous, and no distribution."""
+    if len(spec.actions) > 1:
+        return KindHeads(spec.actions, dim, gain, deterministic=True)
+    action = spec.actions[0]
+    if isinstance(action, Discrete):
+        return Categorical(dim, action.n, gain)
+    return TanhPoint(dim, action.n, action.low, action.high, gain)
 
 
 def q_head(spec: TeamSpec, dim: int, dueling: bool = False) -> QHead | KindQ:

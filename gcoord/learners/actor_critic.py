@@ -1,0 +1,254 @@
+"""Actor and critic on replay: DDPG, TD3, SAC, IDDPG, MADDPG, ISAC and MASAC by their parts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from gcoord import returns
+from gcoord.learners.base import Learner, frozen, soft_update
+from gcoord.learners.constraints import Penalty, Temperature
+from gcoord.learners.terms import surprise, warmed
+from gcoord.models.action_critics import ActionCritic
+from gcoord.models.agent import Agent, Body, Features
+from gcoord.models.heads import Choice
+from gcoord.models.kinds import policy_head
+from gcoord.models.proposals import ActionCode, Proposals, Relaxation
+from gcoord.spec import TeamSpec
+from gcoord.trajectory import Observation, Trajectory, learns, masked_mean, played, resets
+
+
+class ActorCritic(Learner):
+    """A policy that climbs the values of its own actions, off-policy, weights shared by all agents of a team.
+
+        y_i = r_i + gamma (1 - terminated) E[min_c Q'_ci(s', a') - alpha log pi(a'_i)]
+        critics: mean (Q_ci(s, a) - y_i)^2        policy: mean E[alpha log pi(a_i) - Q_i(s, (a_-i, a_i))], a_i ~ pi
+
+    E is over the policy's proposals (`gcoord.models.proposals`): closed form or a Gumbel-softmax for numbers, one
+    reparameterised sample for a distribution in a box, the point itself for a deterministic head.
+
+    DDPG (https://arxiv.org/abs/1509.02971): one critic and a `point_head`. TD3 (https://arxiv.org/abs/1802.09477): two,
+    `smoothing`, `policy_every` 2. SAC (https://arxiv.org/abs/1812.05905): two, `judge: min`, a `Temperature`, no target
+    policy. With a `Local` critic and n agents: IDDPG, ISAC. With `Team`: MADDPG (https://arxiv.org/abs/1706.02275),
+    MASAC. Every mean is over living agents of valid steps; rewards of the dead, truncation and termination are as in
+    `gcoord.returns`.
+
+    Departures: actor, critics and temperature are stepped together, all at the same parameters; exploration is
+    uncorrelated noise and not DDPG's Ornstein-Uhlenbeck process; critics have no memory of their own (with
+    `share_encoder` they have the policy's); MADDPG's critics here are of any team size.
+
+    Arguments:
+        spec: of the teams learnt from.
+        body: makes a fresh body for the policy, and one for each critic.
+        critic: `Local` or `Team`, called with the width of features and of an action's code.
+        head: called with spec and width; gives the policy head.
+        relaxation: how numbered actions are proposed: `Every` (closed form, the default) or `Gumbel`.
+        temperature: makes what entropy is worth, called with spec; None: nothing.
+        penalties: by name, what else policy and values pay for, each called with spec and body (see `Penalty`).
+        critics: how many; targets take the lowest.
+        judge: whom the policy climbs: the `first` critic, or the lowest (`min`).
+        others: what the others do while an agent's new action is judged: what they did (`replayed`), or what they would
+            do now (`current`). Neither gives the others a gradient.
+        target_policy: whether next actions are those of a slowly following copy of the policy.
+        smoothing, smoothing_clip: deviation and limit of the noise on next points, in halves of the box.
+        policy_every: updates for each of the policy, the temperature and the target networks.
+        share_encoder: critics read the policy's features, which then only their loss trains.
+        gamma: discount per step.
+        tau: share of the online networks that enters the targets.
+        epsilon_start, epsilon_end, epsilon_frames: exploration falls from start to end over environment steps: a
+            share of random numbers, or the deviation of noise on a point in halves of the box; 0: as the policy draws.
+    """
+
+    def __init__(
+        self,
+        spec: TeamSpec,
+        body: Callable[..., Body],
+        critic: Callable[..., ActionCritic],
+        head: Callable[..., nn.Module] = policy_head,
+        relaxation: Relaxation | None = None,
+        temperature: Callable[..., Temperature] | None = None,
+        penalties: Mapping[str, Callable[..., Penalty]] | None = None,
+        critics: int = 2,
+        judge: Literal["first", "min"] = "first",
+        others: Literal["replayed", "current"] = "replayed",
+        target_policy: bool = True,
+        smoothing: float = 0.0,
+        smoothing_clip: float = 0.5,
+        policy_every: int = 1,
+        share_encoder: bool = False,
+        gamma: float = 0.99,
+        tau: float = 0.01,
+        epsilon_start: float = 0.0,
+        epsilon_end: float = 0.0,
+        epsilon_frames: int = 20_000,
+        lr: float = 1e-3,
+        lr_of: dict[str, float] | None = None,
+        max_grad_norm: float = 10.0,
+        adam_eps: float = 1e-5,
+    ) -> None:
+        super().__init__(spec, lr=lr, lr_of=lr_of, max_grad_norm=max_grad_norm, adam_eps=adam_eps)
+        for name, share in (("gamma", gamma), ("tau", tau)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"expected {name} between 0 and 1 (got {share})")
+        scales = {"smoothing": smoothing, "smoothing_clip": smoothing_clip}
+        for name, scale in {**scales, "epsilon_start": epsilon_start, "epsilon_end": epsilon_end}.items():
+            if scale < 0:
+                raise ValueError(f"expected {name} of at least 0 (got {scale})")
+        if min(critics, policy_every) < 1:
+            raise ValueError(f"expected critics and policy_every of at least 1 (got {critics} and {policy_every})")
+        if judge not in ("first", "min") or others not in ("replayed", "current"):
+            raise ValueError(
+                f"expected judge to be first or min and others replayed or current (got {judge!r} and {others!r})"
+            )
+        self.agent = Agent(body(), partial(head, spec))
+        self.code = ActionCode(spec, relaxation)
+        self.critic_bodies = nn.ModuleList([] if share_encoder else [body(memory=None) for _ in range(critics)])
+        widths = [self.agent.body.out_dim] * critics if share_encoder else [part.out_dim for part in self.critic_bodies]
+        self.critics = nn.ModuleList(critic(width, self.code.dim) for width in widths)
+        self.temperature = None if temperature is None else temperature(spec)
+        made: dict[str, Any] = {name: make(spec, body) for name, make in (penalties or {}).items()}
+        self.penalties: Any = nn.ModuleDict(made)
+        # With a shared encoder the targets need its features, whoever chooses the next actions.
+        self.target_agent = copy.deepcopy(self.agent).requires_grad_(False) if target_policy or share_encoder else None
+        self.target_bodies = copy.deepcopy(self.critic_bodies).requires_grad_(False)
+        self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
+        self.judge, self.others, self.target_policy, self.share_encoder = judge, others, target_policy, share_encoder
+        self.smoothing, self.smoothing_clip, self.policy_every = smoothing, smoothing_clip, policy_every
+        self.gamma, self.tau = gamma, tau
+        self.epsilon_start, self.epsilon_end, self.epsilon_frames = epsilon_start, epsilon_end, epsilon_frames
+
+    def bodies(self) -> list[Body]:
+        return [part for part in self.modules() if isinstance(part, Body)]
+
+    def groups(self) -> dict[str, list[nn.Module]]:
+        penalties = {"penalty": [self.penalties]} if len(self.penalties) else {}
+        if self.share_encoder:
+            return {"actor": [self.agent.head], "critic": [self.agent.body, self.critics], **penalties}
+        return {"actor": [self.agent], "critic": [self.critic_bodies, self.critics], **penalties}
+
+    @property
+    def epsilon(self) -> float:
+        gone = min(self.frames / max(self.epsilon_frames, 1), 1.0)
+        return self.epsilon_start + gone * (self.epsilon_end - self.epsilon_start)
+
+    def losses(self, batch: Trajectory) -> dict[str, Tensor]:
+        """td, policy and temperature where they are due, and the penalties' own, of windows: steps [T, B], last [B]."""
+        steps, mask = batch.steps, learns(batch.steps)
+        due = (self.updates + 1) % self.policy_every == 0
+        acting = self._acting(batch, due)
+        if self.share_encoder:
+            assert acting is not None
+            h = [acting.h[:-1]] * len(self.critics)
+        else:
+            order = resets(steps.valid)[:-1]
+            h = [part.unroll(steps.seen, None, order, key=steps.key).h for part in self.critic_bodies]
+        done = self.code(played(steps), steps.seen)
+        y = self._targets(batch, acting)
+        own = done.unsqueeze(0)
+        q = torch.stack([critic(x, steps.seen.alive, own, done)[0] for critic, x in zip(self.critics, h, strict=True)])
+        error = torch.where(mask, q - y, 0.0)  # [critics, T, B, N]
+        self.td_error = surprise(error.abs().mean(0), mask)
+        weight = 1.0 if batch.weight is None else batch.weight.unsqueeze(-1)
+        losses = {"td": masked_mean(error.square().sum(0) * weight, mask)}
+        if due:
+            assert acting is not None
+            losses |= self._improvement(batch, acting, [x.detach() for x in h], done)
+        for name, penalty in self.penalties.items():
+            losses |= {f"{name}_{part}": loss for part, loss in penalty.losses(batch).items()}
+        self.figure("td_error", masked_mean(error.abs().mean(0), mask))
+        return losses
+
+    def _acting(self, batch: Trajectory, due: bool) -> Features | None:
+        """The policy's features of rows 0..T, with gradient where a loss reads them; None where nobody does."""
+        if not (due or self.share_encoder or not self.target_policy):
+            return None
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (due or self.share_encoder)):
+            return self._unrolled(self.agent, batch)
+
+    @staticmethod
+    def _unrolled(agent: Agent, batch: Trajectory) -> Features:
+        memory = warmed(agent.body, batch)
+        return agent.body.unroll(batch.seen, memory, resets(batch.steps.valid), key=batch.keys_of_seen)
+
+    @torch.no_grad()
+    def _targets(self, batch: Trajectory, acting: Features | None) -> Tensor:
+        """y [T, B, N]: what every row's action should be worth."""
+        steps, seen, order, keys = batch.steps, batch.seen, resets(batch.steps.valid), batch.keys_of_seen
+        after, later = seen[1:], keys[1:]
+        behind = None if self.target_agent is None else self._unrolled(self.target_agent, batch)
+        agent, features = (self.target_agent, behind) if self.target_policy else (self.agent, acting)
+        assert agent is not None and features is not None
+        choice = _choice(agent, features, slice(1, None), after, later)
+        proposals = self.code.propose(choice, after)
+        own = proposals.code
+        if self.smoothing:
+            own = self.code.smoothed(own, after, self.smoothing, self.smoothing_clip)
+        others = Proposals(own, proposals.weight, proposals.log_prob).drawn()
+        if self.share_encoder:
+            assert behind is not None
+            h = [behind.h[1:]] * len(self.target_critics)
+        else:
+            h = [part.unroll(after, None, order[1:], key=later).h for part in self.target_bodies]
+        q = torch.stack([critic(x, after.alive, own, others) for critic, x in zip(self.target_critics, h, strict=True)])
+        future = proposals.mean(q.amin(0) - self._price(proposals, after))
+        for penalty in self.penalties.values():
+            future = future - penalty.value(batch, choice)
+        # What the first row itself is worth enters no target.
+        value = torch.cat([torch.zeros_like(future[:1]), future])
+        shared = (self.shares_reward(seen) & seen.alive).any(0) if "team" in self.spec.reward else False
+        ends = (steps.terminated, steps.truncated, steps.valid)
+        return returns.n_step(steps.reward, value, seen.alive, *ends, gamma=self.gamma, shared=shared)
+
+    def _improvement(self, batch: Trajectory, acting: Features, h: list[Tensor], done: Tensor) -> dict[str, Tensor]:
+        """The policy's loss, and the temperature's; h are the critics' features, done the codes of what was done."""
+        seen, mask = batch.steps.seen, learns(batch.steps)
+        if self.share_encoder:
+            acting = Features(acting.h.detach(), acting.graph)
+        choice = _choice(self.agent, acting, slice(None, -1), seen, batch.steps.key)
+        proposals = self.code.propose(choice, seen)
+        others = done if self.others == "replayed" else proposals.drawn()
+        with frozen(self.critics):
+            judges = list(zip(self.critics, h, strict=True))[: 1 if self.judge == "first" else None]
+            q = torch.stack([critic(x, seen.alive, proposals.code, others) for critic, x in judges]).amin(0)
+        loss = proposals.mean(self._price(proposals, seen) - q)
+        for penalty in self.penalties.values():
+            loss = loss + penalty.policy(batch, choice)
+        losses = {"policy": masked_mean(loss, mask)}
+        entropy = choice.entropy().detach() if self.temperature is None else proposals.entropy().detach()
+        if self.temperature is not None:
+            losses["temperature"] = self.temperature.loss(entropy, seen, mask)
+            self.figure("temperature", masked_mean(self.temperature(seen), mask))
+        self.figure("entropy", masked_mean(entropy, mask))
+        self.figure("q_max", masked_mean(q.detach().amax(0), mask))
+        degree = acting.graph[:-1].degree().float()
+        self.figure("mean_degree", masked_mean(degree, mask))
+        self.figure("isolated_share", masked_mean((degree == 0).float(), mask))
+        return losses
+
+    def _price(self, proposals: Proposals, seen: Observation) -> Tensor:
+        """What each proposal pays for being foreseeable: alpha log pi, [K, *, N]."""
+        if self.temperature is None:
+            return torch.zeros_like(proposals.log_prob)
+        price: Tensor = self.temperature(seen) * proposals.log_prob
+        return price
+
+    def after_update(self) -> None:
+        if self.updates % self.policy_every:
+            return
+        pairs = [(self.target_critics, self.critics), (self.target_bodies, self.critic_bodies)]
+        if self.target_agent is not None:
+            pairs.append((self.target_agent, self.agent))
+        for target, online in pairs:
+            soft_update(target.state_dict().values(), online.state_dict().values(), self.tau)
+
+
+def _choice(agent: Agent, features: Features, rows: slice, seen: Observation, key: Tensor) -> Choice:
+    """What the policy chooses in some rows of its features."""
+    choice = agent.read(Features(features.h[rows], features.graph[rows]), seen, key)
+    assert not isinstance(choice, Tensor)
+    return choice
