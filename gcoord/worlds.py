@@ -44,6 +44,8 @@ def cards() -> dict[str, Card]:
     found = {}
     for name in conf.options_of("env"):
         node: Any = OmegaConf.load(conf.conf_dir() / "env" / f"{name}.yaml")
+        if OmegaConf.missing_keys(node):
+            continue
         module = importlib.import_module(node["_target_"].rpartition(".")[0])
         if card := getattr(module, "CARDS", {}).get(name):
             found[name] = card
