@@ -87,7 +87,7 @@ def action_of(action: Action) -> str:
 def facts(entry: Entry) -> dict[str, str]:
     """All that is to be said of a world, by heading."""
     card, spec = entry.card, entry.spec
-    missing = f"install gcoord[{card.extra}]"
+    missing = f"install gcoord[{card.extra}]" if card.extra.isalnum() else f"install {card.extra}"
     said = {"sizes": sizes_of(card)}
     if spec is None:
         said |= dict.fromkeys(("default", "observation", "actions", "kinds", "positions", "reward", "episode"), missing)

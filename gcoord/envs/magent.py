@@ -360,7 +360,7 @@ _FIRST = (
     "each has its own."
 )
 CARDS = {
-    "battle": Card(
+    "magent/battle": Card(
         sizes=(6, 12, 81),
         largest=3600,
         knows=_AROUND,
@@ -371,7 +371,7 @@ CARDS = {
         scripted=4.89,
         note=f"Figures against random opponents. {_FIRST}",
     ),
-    "battlefield": Card(
+    "magent/battlefield": Card(
         sizes=(12,),
         largest=12,
         knows=_AROUND,
@@ -381,7 +381,7 @@ CARDS = {
         scripted=1.06,
         note="Figures against random opponents.",
     ),
-    "adversarial_pursuit": Card(
+    "magent/adversarial_pursuit": Card(
         sizes=(1, 5, 25),
         largest=1125,
         knows=_AROUND,
@@ -391,7 +391,7 @@ CARDS = {
         scripted=272.0,
         note="Figures of predators against random prey.",
     ),
-    "combined_arms": Card(
+    "magent/combined_arms": Card(
         sizes=(6, 12, 36),
         largest=3600,
         knows=_AROUND,
@@ -402,7 +402,7 @@ CARDS = {
         scripted=3.20,
         note="Figures against random opponents.",
     ),
-    "tiger_deer": Card(
+    "magent/tiger_deer": Card(
         sizes=(1, 4, 20),
         largest=900,
         knows=_AROUND,
@@ -413,5 +413,5 @@ CARDS = {
         scripted=3.59,
         note="Figures of tigers against random deer. The episode goes on beyond step 100 where tigers eat.",
     ),
-    "gather": Card(sizes=(495,), largest=495, knows=_AROUND, dies=True, extra="magent"),
+    "magent/gather": Card(sizes=(495,), largest=495, knows=_AROUND, dies=True, extra="magent"),
 }

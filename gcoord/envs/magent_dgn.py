@@ -334,7 +334,7 @@ def _make(
 
 _AROUND = "the 11 x 11 squares around it: walls, where both groups stand, their health and spread over the map"
 CARDS = {
-    "dgn_battle": Card(
+    "magent/dgn_battle": Card(
         sizes=(5, 20, 40),
         largest=LARGEST,
         knows=_AROUND,
@@ -348,7 +348,7 @@ CARDS = {
             "where successors act at once, as in the paper's games, 0.880 +- 0.015, 219 and 113."
         ),
     ),
-    "dgn_jungle": Card(
+    "magent/dgn_jungle": Card(
         sizes=(5, 20, 50),
         largest=LARGEST,
         knows=_AROUND,

@@ -396,8 +396,9 @@ def test_two_updates_and_the_small_teams_policy_acts_in_a_large_one(tmp_path: Pa
 
 def test_every_world_of_conf_has_a_card_of_the_sizes_tried_here() -> None:
     cards = {**magent.CARDS, **magent_dgn.CARDS}
-    assert {f"magent/{name}" for name in cards} == {name for name in options_of("env") if name.startswith("magent/")}
+    assert set(cards) == {name for name in options_of("env") if name.startswith("magent/")}
     for name, sizes in SIZES.items():
         groups = FAMILIES[name].groups(next(iter(FAMILIES[name].sides)))
-        assert list(cards[name].sizes) == sizes and cards[name].extra == "magent"
-        assert cards[name].largest == max(sum(counts[g] for g in groups) for counts in team_sizes(name).values())
+        card = cards[f"magent/{name}"]
+        assert list(card.sizes) == sizes and card.extra == "magent"
+        assert card.largest == max(sum(counts[g] for g in groups) for counts in team_sizes(name).values())

@@ -26,7 +26,7 @@ PUBLISHED = [
 
 @pytest.mark.parametrize("density", ["fixed", "arena"])
 def test_routing_keeps_the_promises_of_a_team_env(density: Any) -> None:
-    check_team_env(partial(Routing, max_steps=25, density=density), n_agents=(1, *CARDS["routing"].sizes))
+    check_team_env(partial(Routing, max_steps=25, density=density), n_agents=(1, *CARDS["native/routing"].sizes))
 
 
 def test_seed_476_draws_the_published_network() -> None:

@@ -43,7 +43,7 @@ def by_chance(env: Spread) -> Any:
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
 def test_spread_keeps_the_promises_of_a_team_env(options: dict[str, Any]) -> None:
-    check_team_env(partial(Spread, max_steps=6, **options), n_agents=(1, *CARDS["spread"].sizes))
+    check_team_env(partial(Spread, max_steps=6, **options), n_agents=(1, *CARDS["native/spread"].sizes))
 
 
 def original(n: int, continuous: bool = False, seed: int = 0) -> Any:

@@ -42,7 +42,7 @@ def by_chance(env: Target) -> Any:
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
 def test_target_keeps_the_promises_of_a_team_env(options: dict[str, Any]) -> None:
-    check_team_env(partial(Target, max_steps=6, **options), n_agents=(1, *CARDS["target"].sizes))
+    check_team_env(partial(Target, max_steps=6, **options), n_agents=(1, *CARDS["native/target"].sizes))
 
 
 class Original:
@@ -215,4 +215,4 @@ def test_as_many_as_are_let_in_find_room() -> None:
         Target(10_000, density="arena")
     most = int(str(caught.value).split("at most ")[1].split()[0])
     assert Target(most, num_envs=4, density="arena").reset(0).alive.shape == (4, most)
-    assert f"room for {most} agents" in CARDS["target"].arena
+    assert f"room for {most} agents" in CARDS["native/target"].arena

@@ -19,8 +19,8 @@ CARDS = {
         arena="a cell for each prisoner, two to a floor; density=arena keeps 8 cells, which prisoners then share",
         random=0.326,
         scripted=6.875,
-        note="The script's figure is the highest there is. Cells are 300 px wide less the prisoner's picture, 26 to 59. "
-        "Which wall was touched last is not seen: a policy needs memory, or the image, which shows where one looks.",
+        note="The script's figure is the highest there is. Cells are 300 px wide less the prisoner's picture, 26 to 59."
+        " Which wall was touched last is not seen: a policy needs memory, or the image, which shows where one looks.",
     )
 }
 

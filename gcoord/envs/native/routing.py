@@ -20,7 +20,7 @@ _CAPACITY, _PRIZE, _FINE = 1.0, 10.0, 0.2
 _FIELDS = 5  # numbers a packet or link is described by
 
 CARDS = {
-    "routing": Card(
+    "native/routing": Card(
         sizes=(4, 20, 60),
         knows="router, destination, link, size and number of its packet; number, ends, length and load of the links at "
         "its router; the same five of the packets it hears, at most 3 at its router or next to it",

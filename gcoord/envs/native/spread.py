@@ -20,7 +20,7 @@ _AHEAD = 0.22  # seconds that scripts look ahead: where the agent will be then c
 _STILL = 0.05  # units: nearer than that on both axes scripts do not push
 
 CARDS = {
-    "spread": Card(
+    "native/spread": Card(
         sizes=(3, 6, 12),
         knows="own velocity",
         entities="landmarks (one constant feature) with their positions",

@@ -22,7 +22,7 @@ _MAX_SPEED = 2.0
 _AHEAD = 0.22  # seconds that the script looks ahead: where the agent will be then counts
 
 CARDS = {
-    "target": Card(
+    "native/target": Card(
         sizes=(3, 7, 15),
         knows="own velocity, position and way to its goal",
         entities="goals and obstacles (which of the two) with their positions",
