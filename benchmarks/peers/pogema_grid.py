@@ -11,23 +11,24 @@ import numpy as np
 from pogema import GridConfig, pogema_v0
 
 
-def measure(agents: int, side: int, max_steps: int, on_target: str, steps: int, seed: int) -> dict[str, Any]:
-    """Agent-steps a CPU second with random actions, resets included."""
+def measure(agents: int, side: int, max_steps: int, on_target: str, episodes: int, seed: int) -> list[float]:
+    """Agent-steps a CPU second of each of some episodes with random actions, each with its reset."""
     config = GridConfig(
         num_agents=agents, size=side, density=0.2, obs_radius=5, max_episode_steps=max_steps, on_target=on_target
     )
     env = pogema_v0(grid_config=config)
-    env.reset()
-    actions = np.random.default_rng(seed).integers(5, size=(steps, agents)).tolist()
-    began, reset = time.process_time(), 0.0
-    for action in actions:
-        _, _, terminated, truncated, _ = env.step(action)
-        if all(terminated) or all(truncated):
-            start = time.process_time()
-            env.reset()
-            reset += time.process_time() - start
-    took = time.process_time() - began
-    return {"agent_steps_per_second": agents * steps / took, "without_resets": agents * steps / (took - reset)}
+    actions = np.random.default_rng(seed).integers(5, size=(max_steps, agents)).tolist()
+    rates = []
+    for _ in range(episodes):
+        began, steps = time.process_time(), 0
+        env.reset()
+        for action in actions:
+            _, _, terminated, truncated, _ = env.step(action)
+            steps += 1
+            if all(terminated) or all(truncated):
+                break
+        rates.append(agents * steps / (time.process_time() - began))
+    return rates
 
 
 def record(agents: int, side: int, steps: int, seed: int, on_target: str, collisions: str) -> dict[str, Any]:

@@ -291,13 +291,15 @@ _AROUND = ((1, 0), (-1, 0), (0, 1), (0, -1), (-1, -1), (1, -1), (-1, 1), (1, 1))
 
 
 def _whole(side: float, cell: float) -> float:
-    """The length nearest to `side` that the scenario takes for a whole number of cells."""
+    """The length nearest to `side` that the scenario takes for a whole number of cells: of 23 cells of 0.05 no float is
+    one, so that it may be a cell more or less."""
     count = max(1, round(side / cell))
-    near = count * cell
-    for length in (near, math.nextafter(near, 0.0), math.nextafter(near, math.inf)):
-        if length / cell == count:
-            return length
-    return near
+    for cells in sorted(range(max(1, count - 3), count + 4), key=lambda cells: abs(cells * cell - side)):
+        near = cells * cell
+        for length in (near, math.nextafter(near, 0.0), math.nextafter(near, math.inf)):
+            if length / cell == cells:
+                return length
+    raise ValueError(f"expected cells that divide the field's half side (got grid_spacing={cell} for {side:.3f})")
 
 
 class RoadTraffic(VmasEnv):

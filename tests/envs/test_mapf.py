@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gcoord.envs import check_team_env
-from gcoord.envs.native.grid import FREE, WALL, components, draw_maps, resolve
+from gcoord.envs.native.grid import BOARD, FREE, WALL, components, draw_maps, resolve
 from gcoord.envs.native.mapf import CARDS, Mapf
 from gcoord.envs.native.paths import Fields
 from gcoord.trajectory import Observation
@@ -55,14 +55,14 @@ def set_up(rows: list[str], start: list[list[int]], goal: list[list[int]], **opt
     env.reset(0)
     saved = env.state_dict()
     state, border, padded = saved["state"], env._radius, env._padded
-    board = torch.full((padded, padded), WALL, dtype=torch.int32)
+    board = torch.full((padded, padded), WALL, dtype=BOARD)
     for x, row in enumerate(rows):
         for y, cell in enumerate(row):
             board[x + border, y + border] = WALL if cell == "#" else FREE
     state["board"], state["alive"] = board.view(1, -1), torch.ones(1, len(start), dtype=torch.bool)
     for name, cells in (("cell", start), ("goal", goal)):
         state[name] = torch.tensor([[(x + border) * padded + y + border for x, y in cells]])
-    state["board"][0, state["cell"][0]] = torch.arange(len(start), dtype=torch.int32)
+    state["board"][0, state["cell"][0]] = torch.arange(len(start), dtype=BOARD)
     env.load_state_dict(saved)
     return env
 
@@ -135,8 +135,8 @@ def test_conflicts_are_settled_at_once_as_one_after_another(rule: Any) -> None:
     walls = walls[: len(free)] if len(free) == teams else free.view(-1, width, width) < 0
     cell = free.topk(n, dim=1).indices
     step = torch.tensor([0, -width, width, -1, 1])[torch.randint(5, cell.shape, generator=generator)]
-    board = torch.where(walls.flatten(1), WALL, FREE).int()
-    board = board.scatter(1, cell, torch.arange(n, dtype=torch.int32).expand_as(cell))
+    board = torch.where(walls.flatten(1), WALL, FREE).to(BOARD)
+    board = board.scatter(1, cell, torch.arange(n, dtype=BOARD).expand_as(cell))
     moves = resolve(rule, board, cell, cell + step, step != 0)
     now = torch.where(moves, cell + step, cell)
     assert len(cell) > 30 and moves.any()
@@ -178,7 +178,7 @@ def test_no_two_share_a_cell_none_swap_none_leave_the_map(rule: Any, on_target: 
             here = cells[b][seen.alive[b]]
             assert here.unique().numel() == here.numel()
             # The board holds just the living, each on its cell.
-            assert torch.equal(board[b][here], seen.alive[b].nonzero().flatten().int())
+            assert torch.equal(board[b][here], seen.alive[b].nonzero().flatten().to(BOARD))
             assert (board[b] >= 0).sum() == here.numel()
             if outcome.valid[b]:
                 old = before.position[b]
@@ -380,6 +380,7 @@ def test_the_arena_grows_or_not() -> None:
         ({"reward": "team"}, "reward to be primal or pogema"),
         ({"view": "grid"}, "view to be image or vector"),
         ({"blocked": 1.0}, "blocked to be a share below 1"),
+        ({"n_agents": 40_000}, "at most 32767 agents"),
         ({"radius": 0}, "radius to be at least 1"),
         ({"continuous": True}, "continuous=false or auto"),
         ({"n_agents": 0}, "at least one team and one agent|at most"),

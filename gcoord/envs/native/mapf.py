@@ -11,16 +11,18 @@ from torch import Tensor
 
 from gcoord.envs.cards import Card
 from gcoord.envs.native.grid import (
+    BOARD,
     FREE,
+    MOST,
     STEPS,
     WALL,
     Maps,
     Rule,
     another_cell,
+    around,
     draw_maps,
-    neighbours_goals,
+    goals_of_seen,
     resolve,
-    window,
 )
 from gcoord.envs.native.paths import Planner
 from gcoord.spec import Discrete, Reduction, TeamSpec
@@ -107,6 +109,8 @@ class Mapf:
             raise ValueError(f"expected radius to be at least 1 cell (got {radius!r})")
         if side is None:
             side = max(2, round(_SIDE * math.sqrt(n / _AGENTS))) if density == "fixed" else _SIDE
+        if n > MOST:
+            raise ValueError(f"expected at most {MOST} agents in native/mapf (got {n})")
         if side < 2 or 2 * n > side**2:
             raise ValueError(
                 f"expected at most {max(0, side**2 // 2)} agents on {side} x {side} cells, a start and a goal for each "
@@ -131,10 +135,9 @@ class Mapf:
         self._side, self._radius, self._padded, self._blocked = side, radius, side + 2 * radius, blocked
         self._on_target, self._rule, self._reward, self._max_steps = on_target, collisions, reward, max_steps
         self._guide = guide
-        self._window = window(radius, self._padded, self.device)
         self._steps = torch.tensor([a * self._padded + b for a, b in STEPS], device=self.device)
         self._kind = torch.zeros(num_envs, n, dtype=torch.long, device=self.device)
-        self._slot = torch.arange(n, device=self.device, dtype=torch.int32).expand(num_envs, -1)
+        self._slot = torch.arange(n, device=self.device, dtype=BOARD).expand(num_envs, -1)
         self._generator = torch.Generator(self.device).manual_seed(seed)
         self._planner = Planner(self._padded, collisions)
         self._state: dict[str, Tensor] = {}
@@ -193,10 +196,7 @@ class Mapf:
             terminated=terminated,
             truncated=truncated,
             valid=~pending,
-            metrics=TensorDict(
-                {name: torch.where(pending, 0.0, value) for name, value in metrics.items()},
-                batch_size=[spec.num_envs],
-            ),
+            metrics=TensorDict(metrics, batch_size=[spec.num_envs]),
             batch_size=[spec.num_envs],
         )
         return self._observe(), outcome
@@ -282,29 +282,30 @@ class Mapf:
 
     def _observe(self) -> Observation:
         state, (b, n) = self._state, self._kind.shape
-        around = state["cell"].unsqueeze(-1) + self._window  # [B, N, cells]
-        seen = state["board"].gather(1, around.view(b, -1)).view(b, n, -1)
+        seen = around(state["board"], state["cell"], self._padded, self._radius)
         cells, middle = seen.shape[-1], seen.shape[-1] // 2
-        # Oneself is no other; the dead see nobody, which spares the work.
+        # Oneself is no other.
         seen[..., middle] = FREE
         place, goal = self._place(state["cell"]), self._place(state["goal"])
         way = goal - place  # [B, N, 2]
         distance = torch.linalg.vector_norm(way.float(), dim=-1, keepdim=True)
         toward = torch.cat([way / distance.clamp(min=1), distance / (distance + 5)], dim=-1)
-        if len(self.spec.own) == 3:
-            own = torch.empty(b, n, 7, cells, device=self.device)
-            planes, own[:, :, 4:] = own[:, :, :4], toward.unsqueeze(-1)
+        image = len(self.spec.own) == 3
+        own = torch.empty(b, n, (7 if image else 4) * cells + (0 if image else 3), device=self.device)
+        planes = own[..., : 4 * cells].unflatten(-1, (4, cells))
+        if image:
+            own[..., 4 * cells :].unflatten(-1, (3, cells)).copy_(toward.unsqueeze(-1))
         else:
-            own = torch.empty(b, n, 4 * cells + 3, device=self.device)
-            planes, own[..., 4 * cells :] = own[..., : 4 * cells].view(b, n, 4, cells), toward
+            own[..., 4 * cells :] = toward
         torch.eq(seen, WALL, out=planes[:, :, 0])
         torch.ge(seen, 0, out=planes[:, :, 1])
         planes[:, :, 2:] = 0.0
         in_view = (way.abs() <= self._radius).all(-1)
-        at = way.clamp(-self._radius, self._radius) + self._radius
-        at = at[..., 0] * (2 * self._radius + 1) + at[..., 1]
+        at = way.clamp(-self._radius, self._radius)
+        at = at[..., 0] * (2 * self._radius + 1) + at[..., 1] + middle
         planes[:, :, 2].scatter_(-1, at.unsqueeze(-1), in_view.unsqueeze(-1).to(own))
-        neighbours_goals(planes[:, :, 3], seen, place, goal, self._radius)
+        row, column = goals_of_seen(seen, place, goal, self._radius)
+        own.view(-1).index_fill_(0, row * own.shape[-1] + column + 3 * cells, 1.0)
         return Observation(
             own=own.view(b, n, *self.spec.own),
             alive=state["alive"],
