@@ -94,6 +94,13 @@ PAIRS = [
     ("mlp", "none", "coma"),
     ("mean", "none", "a2c"),
     ("conv", "gru", "reinforce"),
+    ("mean", "gru", "ddpg"),
+    ("conv", "none", "iddpg"),
+    ("edge", "gru", "td3"),
+    ("additive", "none", "maddpg"),
+    ("mlp", "gru", "sac"),
+    ("additive", "gru", "isac"),
+    ("relation", "none", "masac"),
 ]
 
 

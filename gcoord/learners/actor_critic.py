@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gcoord import returns
+from gcoord.graph import AgentGraph
 from gcoord.learners.base import Learner, frozen, soft_update
 from gcoord.learners.constraints import Penalty, Temperature
 from gcoord.learners.terms import surprise, warmed
@@ -140,17 +142,16 @@ class ActorCritic(Learner):
         """td, policy and temperature where they are due, and the penalties' own, of windows: steps [T, B], last [B]."""
         steps, mask = batch.steps, learns(batch.steps)
         due = (self.updates + 1) % self.policy_every == 0
-        acting = self._acting(batch, due)
+        rows = self._rows(batch)
+        acting = self._acting(batch, rows, due)
         if self.share_encoder:
             assert acting is not None
             h = [acting.h[:-1]] * len(self.critics)
         else:
-            order = resets(steps.valid)[:-1]
-            h = [part.unroll(steps.seen, None, order, key=steps.key).h for part in self.critic_bodies]
+            h = [part(steps.seen, graph=rows.graph[:-1]).h for part in self.critic_bodies]
         done = self.code(played(steps), steps.seen)
-        y = self._targets(batch, acting)
-        own = done.unsqueeze(0)
-        q = torch.stack([critic(x, steps.seen.alive, own, done)[0] for critic, x in zip(self.critics, h, strict=True)])
+        y = self._targets(batch, rows, acting)
+        q = _values(self.critics, h, steps.seen, done.unsqueeze(0), done)[:, 0]
         error = torch.where(mask, q - y, 0.0)  # [critics, T, B, N]
         self.td_error = surprise(error.abs().mean(0), mask)
         weight = 1.0 if batch.weight is None else batch.weight.unsqueeze(-1)
@@ -163,46 +164,48 @@ class ActorCritic(Learner):
         self.figure("td_error", masked_mean(error.abs().mean(0), mask))
         return losses
 
-    def _acting(self, batch: Trajectory, due: bool) -> Features | None:
+    def _rows(self, batch: Trajectory) -> _Rows:
+        # All bodies are made alike: who hears whom is found out once.
+        seen, keys = batch.seen, batch.keys_of_seen
+        return _Rows(seen, resets(batch.steps.valid), keys, self.agent.body.graph(seen, keys))
+
+    def _acting(self, batch: Trajectory, rows: _Rows, due: bool) -> Features | None:
         """The policy's features of rows 0..T, with gradient where a loss reads them; None where nobody does."""
         if not (due or self.share_encoder or not self.target_policy):
             return None
         with torch.set_grad_enabled(torch.is_grad_enabled() and (due or self.share_encoder)):
-            return self._unrolled(self.agent, batch)
+            return self._unrolled(self.agent, batch, rows)
 
     @staticmethod
-    def _unrolled(agent: Agent, batch: Trajectory) -> Features:
-        memory = warmed(agent.body, batch)
-        return agent.body.unroll(batch.seen, memory, resets(batch.steps.valid), key=batch.keys_of_seen)
+    def _unrolled(agent: Agent, batch: Trajectory, rows: _Rows) -> Features:
+        return agent.body.unroll(rows.seen, warmed(agent.body, batch), rows.order, rows.graph, rows.keys)
 
     @torch.no_grad()
-    def _targets(self, batch: Trajectory, acting: Features | None) -> Tensor:
+    def _targets(self, batch: Trajectory, rows: _Rows, acting: Features | None) -> Tensor:
         """y [T, B, N]: what every row's action should be worth."""
-        steps, seen, order, keys = batch.steps, batch.seen, resets(batch.steps.valid), batch.keys_of_seen
-        after, later = seen[1:], keys[1:]
-        behind = None if self.target_agent is None else self._unrolled(self.target_agent, batch)
+        steps, after = batch.steps, rows.seen[1:]
+        behind = None if self.target_agent is None else self._unrolled(self.target_agent, batch, rows)
         agent, features = (self.target_agent, behind) if self.target_policy else (self.agent, acting)
         assert agent is not None and features is not None
-        choice = _choice(agent, features, slice(1, None), after, later)
+        choice = _choice(agent, features, slice(1, None), after, rows.keys[1:])
         proposals = self.code.propose(choice, after)
-        own = proposals.code
         if self.smoothing:
-            own = self.code.smoothed(own, after, self.smoothing, self.smoothing_clip)
-        others = Proposals(own, proposals.weight, proposals.log_prob).drawn()
+            code = self.code.smoothed(proposals.code, after, self.smoothing, self.smoothing_clip)
+            proposals = replace(proposals, code=code)
         if self.share_encoder:
             assert behind is not None
             h = [behind.h[1:]] * len(self.target_critics)
         else:
-            h = [part.unroll(after, None, order[1:], key=later).h for part in self.target_bodies]
-        q = torch.stack([critic(x, after.alive, own, others) for critic, x in zip(self.target_critics, h, strict=True)])
+            h = [part(after, graph=rows.graph[1:]).h for part in self.target_bodies]
+        q = _values(self.target_critics, h, after, proposals.code, proposals.drawn())
         future = proposals.mean(q.amin(0) - self._price(proposals, after))
         for penalty in self.penalties.values():
             future = future - penalty.value(batch, choice)
         # What the first row itself is worth enters no target.
         value = torch.cat([torch.zeros_like(future[:1]), future])
-        shared = (self.shares_reward(seen) & seen.alive).any(0) if "team" in self.spec.reward else False
+        shared = (self.shares_reward(rows.seen) & rows.seen.alive).any(0) if "team" in self.spec.reward else False
         ends = (steps.terminated, steps.truncated, steps.valid)
-        return returns.n_step(steps.reward, value, seen.alive, *ends, gamma=self.gamma, shared=shared)
+        return returns.n_step(steps.reward, value, rows.seen.alive, *ends, gamma=self.gamma, shared=shared)
 
     def _improvement(self, batch: Trajectory, acting: Features, h: list[Tensor], done: Tensor) -> dict[str, Tensor]:
         """The policy's loss, and the temperature's; h are the critics' features, done the codes of what was done."""
@@ -212,14 +215,15 @@ class ActorCritic(Learner):
         choice = _choice(self.agent, acting, slice(None, -1), seen, batch.steps.key)
         proposals = self.code.propose(choice, seen)
         others = done if self.others == "replayed" else proposals.drawn()
+        judges = list(self.critics)[: 1 if self.judge == "first" else None]
         with frozen(self.critics):
-            judges = list(zip(self.critics, h, strict=True))[: 1 if self.judge == "first" else None]
-            q = torch.stack([critic(x, seen.alive, proposals.code, others) for critic, x in judges]).amin(0)
+            q = _values(judges, h, seen, proposals.code, others).amin(0)
         loss = proposals.mean(self._price(proposals, seen) - q)
         for penalty in self.penalties.values():
             loss = loss + penalty.policy(batch, choice)
         losses = {"policy": masked_mean(loss, mask)}
-        entropy = choice.entropy().detach() if self.temperature is None else proposals.entropy().detach()
+        with torch.no_grad():
+            entropy = choice.entropy() if self.temperature is None else proposals.entropy()
         if self.temperature is not None:
             losses["temperature"] = self.temperature.loss(entropy, seen, mask)
             self.figure("temperature", masked_mean(self.temperature(seen), mask))
@@ -245,6 +249,25 @@ class ActorCritic(Learner):
             pairs.append((self.target_agent, self.agent))
         for target, online in pairs:
             soft_update(target.state_dict().values(), online.state_dict().values(), self.tau)
+
+
+@dataclass
+class _Rows:
+    """Rows 0..T of a batch: seen [T + 1, B], order (before which memory is cleared), keys, and who hears whom."""
+
+    seen: Observation
+    order: Tensor
+    keys: Tensor
+    graph: AgentGraph
+
+
+def _values(
+    critics: Iterable[nn.Module], features: Iterable[Tensor], seen: Observation, own: Tensor, others: Tensor
+) -> Tensor:
+    """Every critic's values of proposals `own` [K, *, N, C] from its own features: [critics, K, *, N]."""
+    # With fewer critics than features the rest is not asked.
+    pairs = zip(critics, features, strict=False)
+    return torch.stack([critic(h, seen.alive, own, others) for critic, h in pairs])
 
 
 def _choice(agent: Agent, features: Features, rows: slice, seen: Observation, key: Tensor) -> Choice:

@@ -40,7 +40,7 @@ class CategoricalChoice:
     """
 
     def __init__(self, logits: Tensor, available: Tensor | None = None) -> None:
-        logits = _precise(logits)
+        logits = precise(logits)
         self.logits = logits if available is None else _masked(logits, available)
         self.log_probs = self.logits.log_softmax(-1)
 
@@ -98,8 +98,8 @@ class TanhNormalChoice:
     NODES = 8
 
     def __init__(self, mean: Tensor, log_std: Tensor, low: Tensor, high: Tensor, used: Tensor | None = None) -> None:
-        self.mean = _precise(mean)
-        self.log_std = _precise(log_std)
+        self.mean = precise(mean)
+        self.log_std = precise(log_std)
         self.low = low
         self.high = high
         self.used = used
@@ -181,7 +181,7 @@ class Categorical(nn.Module):
 
     def __init__(self, dim: int, n: int, gain: float = 0.01) -> None:
         super().__init__()
-        self.logits = _linear(dim, n, gain)
+        self.logits = linear(dim, n, gain)
 
     def forward(self, h: Tensor, available: Tensor | None = None, kind: Tensor | None = None) -> CategoricalChoice:
         return CategoricalChoice(self.logits(h), available)
@@ -226,19 +226,19 @@ class TanhNormal(nn.Module):
         if not 0 < smallest < std < largest:
             raise ValueError(f"expected 0 < smallest < std < largest deviation (got {std_range} and std={std})")
         self.limit = limit
-        self.mean = _linear(dim, n, gain)
+        self.mean = linear(dim, n, gain)
         self.centre = (math.log(smallest) + math.log(largest)) / 2
         self.reach = (math.log(largest) - math.log(smallest)) / 2
         start = math.atanh((math.log(std) - self.centre) / self.reach)
         self.raw_std = nn.Parameter(torch.full((n,), start))
-        self.state_std = _linear(dim, n, gain) if state_std else None
+        self.state_std = linear(dim, n, gain) if state_std else None
         self.register_buffer("low", torch.as_tensor(low, dtype=torch.float32).expand(n).clone(), persistent=False)
         self.register_buffer("high", torch.as_tensor(high, dtype=torch.float32).expand(n).clone(), persistent=False)
 
     def moments(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Mean [*, N, n] and log deviation ([*, N, n], or [n] where it does not depend on h) before tanh."""
-        mean = self.limit * torch.tanh(_precise(self.mean(h)) / self.limit)
-        raw_std = self.raw_std if self.state_std is None else self.raw_std + _precise(self.state_std(h))
+        mean = self.limit * torch.tanh(precise(self.mean(h)) / self.limit)
+        raw_std = self.raw_std if self.state_std is None else self.raw_std + precise(self.state_std(h))
         return mean, self.centre + self.reach * torch.tanh(raw_std)
 
     def forward(self, h: Tensor, available: Tensor | None = None, kind: Tensor | None = None) -> TanhNormalChoice:
@@ -258,8 +258,8 @@ class QHead(nn.Module):
 
     def __init__(self, dim: int, n: int, dueling: bool = False) -> None:
         super().__init__()
-        self.advantage = _linear(dim, n, 1.0)
-        self.value = _linear(dim, 1, 1.0) if dueling else None
+        self.advantage = linear(dim, n, 1.0)
+        self.value = linear(dim, 1, 1.0) if dueling else None
 
     def forward(self, h: Tensor, available: Tensor | None = None, kind: Tensor | None = None) -> Tensor:
         advantage: Tensor = self.advantage(h)
@@ -295,14 +295,14 @@ def _log_slope(u: Tensor) -> Tensor:
     return 2 * (math.log(2) - u - F.softplus(-2 * u))
 
 
-def _linear(dim: int, n: int, gain: float) -> nn.Linear:
+def linear(dim: int, n: int, gain: float) -> nn.Linear:
     layer = nn.Linear(dim, n)
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer
 
 
-def _precise(x: Tensor) -> Tensor:
+def precise(x: Tensor) -> Tensor:
     """At least float32: log-probabilities of bfloat16 would make ratios of noise."""
     return x.float() if x.dtype.itemsize < 4 else x
 

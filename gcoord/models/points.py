@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gcoord.models.heads import Choice, _linear, _precise
+from gcoord.models.heads import Choice, linear, precise
 
 
 class PointChoice:
@@ -23,7 +23,7 @@ class PointChoice:
     """
 
     def __init__(self, squashed: Tensor, low: Tensor, high: Tensor, used: Tensor | None = None) -> None:
-        self.squashed = _precise(squashed)
+        self.squashed = precise(squashed)
         self.low, self.high, self.used = low, high, used
 
     @torch.no_grad()
@@ -84,13 +84,13 @@ class TanhPoint(nn.Module):
         gain: float = 0.01,
     ) -> None:
         super().__init__()
-        self.mean = _linear(dim, n, gain)
+        self.mean = linear(dim, n, gain)
         self.register_buffer("low", torch.as_tensor(low, dtype=torch.float32).expand(n).clone(), persistent=False)
         self.register_buffer("high", torch.as_tensor(high, dtype=torch.float32).expand(n).clone(), persistent=False)
 
     def squashed(self, h: Tensor) -> Tensor:
         """The point [*, N, n] within [-1, 1]."""
-        return torch.tanh(_precise(self.mean(h)))
+        return torch.tanh(precise(self.mean(h)))
 
     def forward(self, h: Tensor, available: Tensor | None = None, kind: Tensor | None = None) -> PointChoice:
         return PointChoice(self.squashed(h), self.low, self.high)
