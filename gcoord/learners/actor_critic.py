@@ -244,7 +244,10 @@ class ActorCritic(Learner):
     def after_update(self) -> None:
         if self.updates % self.policy_every:
             return
-        pairs = [(self.target_critics, self.critics), (self.target_bodies, self.critic_bodies)]
+        pairs: list[tuple[nn.Module, nn.Module]] = [
+            (self.target_critics, self.critics),
+            (self.target_bodies, self.critic_bodies),
+        ]
         if self.target_agent is not None:
             pairs.append((self.target_agent, self.agent))
         for target, online in pairs:
