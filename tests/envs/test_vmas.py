@@ -453,7 +453,7 @@ def test_where_only_the_clock_ends_episodes_nothing_is_asked_of_the_device() -> 
 
 def test_every_scenario_but_the_debugging_ones_has_a_name() -> None:
     names = {path.stem for path in CONF.glob("*.yaml")}
-    assert names == {*vmas.scenarios, *vmas.mpe_scenarios, "scenario"}
+    assert names == {*vmas.scenarios, *vmas.mpe_scenarios, "scenario", "custom"}
     for path in CONF.glob("*.yaml"):
         node = yaml.safe_load(path.read_text())
         assert not {"n_agents", "num_envs", "device", "seed"} & node.keys()

@@ -56,7 +56,10 @@ def test_every_world_has_a_card_that_its_own_module_holds() -> None:
     for name, card in CARDS.items():
         target = yaml.safe_load((CONF / f"{name}.yaml").read_text())["_target_"]
         module = __import__("importlib").import_module(target.rpartition(".")[0])
-        assert module.CARDS[name] is card and card.extra == "vmas" and card.random is not None
+        assert module.CARDS[name] is card and card.extra == "vmas"
+        if name == "vmas/road_traffic":  # its default team is too costly to be measured; the note has a smaller one's
+            continue
+        assert card.random is not None
         assert hasattr(locate(target), "scripted") == (card.scripted is not None)
         if card.scripted is not None:
             assert card.scripted > card.random
