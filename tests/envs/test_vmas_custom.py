@@ -232,7 +232,7 @@ def test_speakers_and_listeners_are_trained_and_the_policy_acts_in_a_larger_team
     from gcoord.train import train, validate
 
     options = [
-        "env=vmas/custom", f"env.scenario={SPEAKERS}", "n_agents=4", "num_envs=4", "frames=512", "source.steps=20",
+        "env=vmas/custom", f"env.scenario={SPEAKERS}", "n_agents=4", "num_envs=4", "frames=160", "source.steps=20",
         "source.epochs=1", "source.minibatch=40", "model.encoder.dim=16", "evaluation.frames=0",
         "evaluation.episodes=4", "log.tensorboard=false", f"run_dir={tmp_path / 'run'}", "device=cpu",
     ]  # fmt: skip
