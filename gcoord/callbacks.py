@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Figures = dict[str, float]
 
+# Figures that the bar shows.
+SHOWN = ("return_per_agent", "success")
+
 
 class MetricsFile(Logger):
     """metrics.csv: one line a round, appended; columns that appear later rewrite the file once."""
@@ -176,7 +179,10 @@ class Bar:
     def update(self, frames: int, figures: Figures) -> None:
         """Shows the newest figures; a value stays until a newer one is there."""
         self.shown |= {name: value for name, value in figures.items() if value == value}
-        ret, success = (f"{self.shown[n]:.2f}" if n in self.shown else "-" for n in ("return_per_agent", "success"))
+        if "episodes" not in figures:
+            # Where nothing is played while learning, the last evaluation is what is known.
+            self.shown |= {n: self.shown[f"evaluation_{n}"] for n in SHOWN if f"evaluation_{n}" in self.shown}
+        ret, success = (f"{self.shown[n]:.2f}" if n in self.shown else "-" for n in SHOWN)
         rate = self.shown.get("frames_per_second", 0.0)
         self.bar.update(self.task, completed=min(frames, self.total), rate=rate, ret=ret, success=success)
         now = time.monotonic()

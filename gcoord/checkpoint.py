@@ -63,7 +63,7 @@ def save_state(folder: str | os.PathLike[str], state: Any) -> None:
             "tensors": {"file": name, "bytes": (folder / name).stat().st_size, "sha256": digest},
             "state": tree,
         }
-        write_synced(aside, _signed(document).encode())
+        write_synced(aside, signed(document).encode())
         os.replace(aside, folder / STATE_FILE)
         sync_folder(folder)
     except OSError as error:
@@ -212,8 +212,8 @@ def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return own
 
 
-def _signed(document: dict[str, Any]) -> str:
-    """The document as text, its own checksum appended."""
+def signed(document: dict[str, Any]) -> str:
+    """The document as text, its own checksum appended; `read_signed` reads it."""
     digest = hashlib.sha256(json.dumps(document).encode()).hexdigest()
     return json.dumps({**document, "sha256": digest}) + "\n"
 
@@ -221,19 +221,25 @@ def _signed(document: dict[str, Any]) -> str:
 def _read_document(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"expected a checkpoint with {path} (got none)")
+    return read_signed(path, FORMAT, FORMAT_VERSION)
+
+
+def read_signed(path: Path, wanted: str, newest: int) -> dict[str, Any]:
+    """The document in a file, of the format that is `wanted` and its version; raises ValueError, in one line, for any
+    other and where a byte of it has changed."""
     try:
         text = path.read_bytes().decode()
         document = json.loads(text)
     except ValueError as error:
         raise ValueError(f"expected {path} to be a whole JSON file (got: {error})") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise ValueError(f"expected {path} to be of format {FORMAT!r} (got another program's file)")
+    if not isinstance(document, dict) or document.get("format") != wanted:
+        raise ValueError(f"expected {path} to be of format {wanted!r} (got another program's file)")
     version = document.get("format_version")
-    if version != FORMAT_VERSION:
-        raise ValueError(f"expected {path} of format_version {FORMAT_VERSION} (got {version!r})")
+    if version != newest:
+        raise ValueError(f"expected {path} of format_version {newest} (got {version!r})")
     document.pop("sha256", None)
     # Compared as text, so that no changed byte passes, not even one that JSON would not mind.
-    if _signed(document) != text:
+    if signed(document) != text:
         raise ValueError(f"expected {path} as it was written, by its own checksum (got a changed file)")
     return document
 

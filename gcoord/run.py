@@ -12,6 +12,7 @@ import logging
 import random
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from gcoord import conf
 from gcoord.callbacks import Bar, Figures, MetricsFile, Rounds, write_json
 from gcoord.checkpoint import load_state, rng_state, save_state, set_rng_state
 from gcoord.data.collect import Collector, acts, play, random_actions
+from gcoord.data.dataset import manifests_of
 from gcoord.data.sources import Source
 from gcoord.envs.team import TeamEnv
 from gcoord.learners.base import Learner
@@ -229,7 +231,10 @@ def build(cfg: DictConfig) -> Run:
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     seed_all(cfg.seed)
-    share = -(-cfg.num_envs // len(sizes))
+    collects = getattr(conf.locate(cfg.source._target_), "collects", True)
+    if not collects:
+        sizes = as_recorded(cfg, sizes)
+    share = -(-cfg.num_envs // len(sizes)) if collects else 1
     worlds: list[TeamEnv] = []
     try:
         for i, size in enumerate(sizes):
@@ -249,13 +254,34 @@ def build(cfg: DictConfig) -> Run:
         for part in learner.modules():
             if isinstance(part, Body):
                 part.mixed = PRECISIONS[cfg.precision]
-        collectors = [Collector(world, cfg.seed * 1_009 + i) for i, world in enumerate(worlds)]
-        source: Source = conf.build(cfg.source)(learner=learner, collectors=collectors, seed=cfg.seed)
+        if collects:
+            collectors = [Collector(world, cfg.seed * 1_009 + i) for i, world in enumerate(worlds)]
+            source: Source = conf.build(cfg.source)(learner=learner, collectors=collectors, seed=cfg.seed)
+        else:
+            source = conf.build(cfg.source)(learner=learner, specs=specs, seed=cfg.seed)
     except BaseException:
-        for world in worlds:
-            world.close()
+        close_all(worlds)
         raise
+    if not collects:
+        # They were made to be compared with what was recorded.
+        close_all(worlds)
     return Run(cfg, device, learner, source, parts, [spec.n_agents for spec in specs])
+
+
+def close_all(worlds: Sequence[TeamEnv]) -> None:
+    for world in worlds:
+        world.close()
+
+
+def as_recorded(cfg: DictConfig, sizes: Sequence[int | None]) -> Sequence[int | None]:
+    """Team sizes to learn from recorded teams: those asked for, else all that were recorded. Where the world is to
+    choose between numbered and continuous actions, it is set to those recorded."""
+    manifests = manifests_of(conf.plain(cfg.source.dataset))
+    if cfg.env.get("continuous") == "auto" and cfg.env._target_ == manifests[0]["env"].get("_target_"):
+        cfg.env.continuous = manifests[0]["env"]["continuous"]
+    if sizes != [None]:
+        return sizes
+    return sorted({shard["spec"]["n_agents"] for manifest in manifests for shard in manifest["shards"]})
 
 
 def check_epsilon(name: str, value: Any) -> None:

@@ -101,12 +101,12 @@ def run_folder(cfg: DictConfig, run: runs.Run, job: Job) -> Path:
 
 def about(run: runs.Run, folder: Path) -> list[str]:
     """What is about to be trained, in words."""
-    spec, cfg = run.spec, run.cfg
+    spec = run.spec
     team = " and ".join(str(n) for n in run.sizes)
     weights = sum(p.numel() for p in run.learner.agent.parameters())
     actions = "numbered" if spec.discrete else "continuous" if spec.continuous else "mixed"
     return [
-        f"{spec.world}: {team} agents, {cfg.num_envs} teams at once, {actions} actions, density {spec.density}",
+        f"{spec.world}: {team} agents, {run.source.told}, {actions} actions, density {spec.density}",
         f"{type(run.learner).__name__} with {weights:,} weights in the policy, on {run.device}, into {folder}",
     ]
 

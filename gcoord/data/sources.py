@@ -25,12 +25,16 @@ class Source:
     """
 
     on_policy = True
+    # Whether worlds are stepped; where not, a source is given their specs and no collectors.
+    collects = True
 
-    def __init__(self, learner: Learner, collectors: list[Collector], seed: int = 0) -> None:
-        if learner.on_policy != self.on_policy:
-            kind = "rollouts" if learner.on_policy else "replay"
+    def __init__(
+        self, learner: Learner, collectors: list[Collector], seed: int = 0, sizes: list[int] | None = None
+    ) -> None:
+        if learner.on_policy != self.on_policy or (self.collects and not learner.explores):
+            kind = "rollouts" if learner.on_policy else "replay" if learner.explores else "offline dataset=<folder>"
             raise ValueError(f"expected source={kind} for {type(learner).__name__} (got {type(self).__name__})")
-        sizes = [collector.spec.n_agents for collector in collectors]
+        sizes = [collector.spec.n_agents for collector in collectors] if sizes is None else sizes
         if learner.fixed_n is not None and sizes != [learner.fixed_n]:
             raise ValueError(
                 f"expected n_agents={learner.fixed_n} alone, the team size to which a part of this algorithm is bound "
@@ -52,6 +56,11 @@ class Source:
 
     def attach(self, folder: Path) -> None:
         """Names the folder of the run's checkpoints, before anything is saved or restored."""
+
+    @property
+    def told(self) -> str:
+        """Where the batches come from, in words."""
+        return f"{sum(collector.spec.num_envs for collector in self.collectors)} teams at once"
 
     def collect(self, steps: int, memories: bool = False) -> list[Trajectory]:
         """`steps` rows from every world, counted."""

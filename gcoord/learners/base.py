@@ -35,6 +35,8 @@ class Learner(lightning.LightningModule):
 
     needs_log_prob = False
     on_policy = False
+    # Whether it can learn from what it collects itself; where not, from recorded teams alone.
+    explores = True
     takes_discrete = True
     takes_continuous = True
     # Rows of time that a batch must hold at least for what is learnt, and the team size that a part is bound to.
