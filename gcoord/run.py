@@ -207,7 +207,7 @@ def make_world(cfg: DictConfig, size: int | None, num_envs: int, device: torch.d
 
 def build(cfg: DictConfig) -> Run:
     """Makes worlds, learner and source. Raises ValueError or OSError, in one line, before anything is written."""
-    sizes = [None] if cfg.n_agents is None else conf.team_sizes(cfg.n_agents)
+    sizes: Sequence[int | None] = [None] if cfg.n_agents is None else conf.team_sizes(cfg.n_agents)
     if len(set(sizes)) < len(sizes):
         raise ValueError(f"expected every team size once (got {sizes})")
     for name in ("frames", "num_envs", "checkpoint_frames", "threads", "evaluation.episodes", "evaluation.num_envs"):

@@ -116,7 +116,7 @@ def test_a_run_learns_every_recorded_size_unless_told_otherwise_and_continuous_a
         (["env=native/meet", "policy=noisy", "epsilon=2"], "expected epsilon to be a number from 0 to 1"),
         (["env=native/meet", "policy=random", "episodes=0"], "expected episodes to be a positive"),
         (["env=native/meet", "policy=random", "n_agents=none"], "expected n_agents"),
-        (["env=vmas/simple_tag", "policy=scripted"], "expected a world with a script"),
+        (["env=vmas/simple", "policy=scripted"], "expected a world with a script"),
         (["run=nowhere"], "expected a run folder"),
     ],
 )

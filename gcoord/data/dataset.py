@@ -3,8 +3,8 @@
     manifest.json                 what is recorded, by whom, and the checksum of every file; signed by its own
     shards/n4-0-1a2b3c4d5e6f/     rows of teams of 4, tensordict's memory map (`gcoord.data.shards`)
 
-A shard is written aside, forced to disk and renamed; then the manifest that names it takes the place of the old one by a
-rename. A kill at any instant leaves the dataset as it was or as it was to be; what no manifest names is not read, and
+A shard is written aside, forced to disk and renamed; then the manifest that names it takes the place of the old one by
+a rename. A kill at any instant leaves the dataset as it was or as it was to be; what no manifest names is not read, and
 is deleted by the next recording.
 """
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor
 
@@ -145,5 +143,5 @@ def _end(step: Step, following: Observation, key: Tensor) -> Step:
 
 
 def _check(rows: dict[str, Tensor], spec: TeamSpec) -> None:
-    steps = cast(Step, steps_of(rows, [len(rows["valid"])]).unsqueeze(1))
+    steps = steps_of(rows, [len(rows["valid"])]).unsqueeze(1)
     check_finite(Trajectory(steps=steps, last=steps.seen[0], last_key=steps.key[0], batch_size=[]), spec)

@@ -38,7 +38,7 @@ def leaves_of(steps: Step) -> dict[str, Tensor]:
     return {name: leaf for name, leaf in {**fields, **seen}.items() if leaf is not None}
 
 
-def steps_of(leaves: Mapping[str, Tensor], batch_size: list[int]) -> Step:
+def steps_of(leaves: Mapping[str, Any], batch_size: list[int]) -> Step:
     """The inverse of `leaves_of`."""
     seen = {name.removeprefix(SEEN): leaf for name, leaf in leaves.items() if name.startswith(SEEN)}
     rows = {name: leaf for name, leaf in leaves.items() if not name.startswith(SEEN)}
@@ -65,7 +65,7 @@ class ShardWriter:
         like = {name: (leaf.shape[1:], leaf.dtype) for name, leaf in leaves.items()}
         if not self._like:
             self._like = like
-            self._files = {name: (self._raw / name).open("wb") for name in like}  # noqa: SIM115 (open until finished)
+            self._files = {name: (self._raw / name).open("wb") for name in like}
         if like != self._like:
             raise ValueError(f"expected rows like those before, {self._like} (got {like})")
         for name, leaf in leaves.items():

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from gcoord.models.heads import Choice
 from gcoord.models.kinds import policy_head
+from gcoord.models.proposals import ActionCode
 from gcoord.models.roles import Gaussian
-from gcoord.spec import Continuous, TeamSpec
+from gcoord.spec import TeamSpec
+from gcoord.trajectory import Observation
 
 
 class LatentChoice:
@@ -22,35 +24,36 @@ class LatentChoice:
     have no closed form: asked for, they raise ValueError.
     """
 
-    def __init__(self, head: LatentHead, h: Tensor, available: Tensor | None, kind: Tensor) -> None:
-        self.head, self.h, self.available, self.kind = head, h, available, kind
+    def __init__(self, head: LatentHead, h: Tensor, seen: Observation) -> None:
+        self.head, self.h, self.seen = head, h, seen
 
     def given(self, z: Tensor) -> Choice:
         """The choice where z [*, N, latent] is known."""
-        return self.head.decoded(self.h, z, self.available, self.kind)
+        return self.head.decoded(self.h, z, self.seen)
 
-    def _prior(self, generator: torch.Generator | None = None) -> Tensor:
+    def drawn(self, generator: torch.Generator | None = None) -> Tensor:
+        """z [*, N, latent] ~ N(0, I)."""
         empty = torch.empty(*self.h.shape[:-1], self.head.latent, device=self.h.device)
         return empty.normal_(generator=generator)
 
     @torch.no_grad()
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        return self.given(self._prior(generator)).sample(generator)
+        return self.given(self.drawn(generator)).sample(generator)
 
     @torch.no_grad()
     def mode(self) -> Tensor:
-        return self.given(torch.zeros_like(self._prior())).mode()
+        return self.given(torch.zeros_like(self.drawn())).mode()
 
     def bound(self, action: Tensor) -> dict[str, Tensor]:
         """What cloning minimises, each [*, N]: nll, -log p(action | h, z) at one z drawn from q(z | h, action), and
         latent, the weighted KL(q || N(0, I)). At weight 1 their sum is minus the evidence lower bound."""
-        posterior = self.head.encoded(self.h, action, self.kind)
+        posterior = self.head.encoded(self.h, action, self.seen)
         z = posterior.mean + posterior.variance.sqrt() * torch.randn_like(posterior.mean)
         prior = Gaussian(torch.zeros_like(z), torch.ones_like(z))
         return {"nll": -self.given(z).log_prob(action), "latent": self.head.weight * posterior.kl(prior)}
 
     def log_prob(self, action: Tensor) -> Tensor:
-        posterior = self.head.encoded(self.h, action, self.kind)
+        posterior = self.head.encoded(self.h, action, self.seen)
         prior = Gaussian(torch.zeros_like(posterior.mean), torch.ones_like(posterior.mean))
         terms = []
         for _ in range(self.head.draws):
@@ -83,19 +86,17 @@ class LatentHead(nn.Module):
         dim: features of a node.
         latent: components of z.
         hidden: width of the two hidden layers of encoder and decoder.
-        weight: of the KL; 1 makes the loss the evidence lower bound (BCQ: 0.5).
+        weight: of the KL. At 1 the loss is the evidence lower bound, and z is easily given up: where one normal fits as
+            well at first, it says nothing and goes on saying nothing. BCQ has 0.5.
         draws: samples in an estimate of a log-probability.
 
-    Shapes: h [*, N, dim], available [*, N, A] bool, kind [*, N] long -> LatentChoice over [*, N]. Raises ValueError for
-    sizes below 1.
+    Shapes: h [*, N, dim], seen [*] -> LatentChoice over [*, N]. Raises ValueError for sizes below 1.
     """
 
-    low: Tensor
-    reach: Tensor
-    is_discrete: Tensor
+    reads_seen = True
 
     def __init__(
-        self, spec: TeamSpec, dim: int, latent: int = 8, hidden: int = 64, weight: float = 1.0, draws: int = 8
+        self, spec: TeamSpec, dim: int, latent: int = 8, hidden: int = 64, weight: float = 0.5, draws: int = 8
     ) -> None:
         super().__init__()
         if min(latent, hidden, draws) < 1 or weight < 0:
@@ -104,43 +105,32 @@ class LatentHead(nn.Module):
                 f"{draws} and {weight})"
             )
         self.latent, self.weight, self.draws = latent, weight, draws
-        self.discrete, self.width, self.n_kinds = spec.discrete, spec.n_actions, len(spec.actions)
-        self.encoder = _layers(dim + self.width, hidden, 2 * latent)
+        self.code = ActionCode(spec)
+        self.encoder = _layers(dim + self.code.dim, hidden, 2 * latent)
         self.decoder = nn.Sequential(_layers(dim + latent, hidden, hidden), nn.ReLU())
-        self.head = policy_head(spec, hidden)
-        low, high = torch.full((self.n_kinds, self.width), -1.0), torch.full((self.n_kinds, self.width), 1.0)
-        for kind, action in enumerate(spec.actions):
-            if isinstance(action, Continuous):
-                low[kind, : action.n], high[kind, : action.n] = torch.tensor(action.low), torch.tensor(action.high)
-        self.register_buffer("low", low, persistent=False)
-        self.register_buffer("reach", (high - low) / 2, persistent=False)
-        is_discrete = torch.tensor([not isinstance(action, Continuous) for action in spec.actions])
-        self.register_buffer("is_discrete", is_discrete, persistent=False)
+        # Not near zero at first: there z would have no slope.
+        self.head = policy_head(spec, hidden, gain=1.0)
 
-    def forward(self, h: Tensor, available: Tensor | None = None, kind: Tensor | None = None) -> LatentChoice:
-        if kind is None and self.n_kinds > 1:
-            raise ValueError(f"expected `kind` [*, N] to choose among {self.n_kinds} heads (got None)")
-        # The dead may carry any number.
-        kind = torch.zeros(h.shape[:-1], dtype=torch.long, device=h.device) if kind is None else kind
-        return LatentChoice(self, h, available, kind.clamp(0, self.n_kinds - 1))
+    def forward(
+        self,
+        h: Tensor,
+        available: Tensor | None = None,
+        kind: Tensor | None = None,
+        seen: Observation | None = None,
+        key: Tensor | None = None,
+    ) -> LatentChoice:
+        if seen is None:
+            raise ValueError("expected `seen`, in which actions are coded and told apart by kind (got None)")
+        return LatentChoice(self, h, seen)
 
-    def decoded(self, h: Tensor, z: Tensor, available: Tensor | None, kind: Tensor) -> Choice:
+    def decoded(self, h: Tensor, z: Tensor, seen: Observation) -> Choice:
         """p(. | h, z)."""
-        return self.head(self.decoder(torch.cat([h, z], -1)), available=available, kind=kind)
+        return self.head(self.decoder(torch.cat([h, z], -1)), available=seen.available, kind=seen.kind)
 
-    def encoded(self, h: Tensor, action: Tensor, kind: Tensor) -> Gaussian:
+    def encoded(self, h: Tensor, action: Tensor, seen: Observation) -> Gaussian:
         """q(. | h, action)."""
-        mean, spread = self.encoder(torch.cat([h, self._code(action, kind).to(h.dtype)], -1)).chunk(2, -1)
+        mean, spread = self.encoder(torch.cat([h, self.code(action, seen).to(h.dtype)], -1)).chunk(2, -1)
         return Gaussian(mean, 1e-4 + F.softplus(spread))
-
-    def _code(self, action: Tensor, kind: Tensor) -> Tensor:
-        """An action as features [*, N, A]: a number as a one-hot row, a point scaled to [-1, 1]."""
-        if self.discrete:
-            return F.one_hot(action, self.width)
-        point = (action - self.low[kind]) / self.reach[kind] - 1
-        is_discrete = self.is_discrete[kind]
-        number = torch.where(is_discrete, action[..., 0], 0.0).long()
-        return torch.where(is_discrete.unsqueeze(-1), F.one_hot(number, self.width), point)
 
 
 def _layers(n_in: int, hidden: int, n_out: int) -> nn.Sequential:

@@ -224,7 +224,7 @@ def test_a_damaged_truncated_or_missing_file_is_named_in_one_line(recorded):
         flipped = bytes([content[0] ^ 1]) + content[1:]
         for damaged in (flipped, content[:-1], content + b"x", None):
             path.unlink() if damaged is None else path.write_bytes(damaged)
-            with pytest.raises(ValueError, match="^expected") as error:
+            with pytest.raises(ValueError, match=r"^expected") as error:
                 Dataset(recorded)
             assert str(path) in str(error.value) and "\n" not in str(error.value)
             path.write_bytes(content)
@@ -327,7 +327,7 @@ def test_a_disk_that_refuses_leaves_the_dataset_as_it_was(recorded, monkeypatch)
                 return original(*args)
 
             monkeypatch.setattr(os, name, refusing)
-            with pytest.raises(OSError, match="expected to record into .*No space left") as error:
+            with pytest.raises(OSError, match=r"expected to record into .*No space left") as error:
                 add(recorded, seed=5)
             monkeypatch.undo()
             assert "\n" not in str(error.value) and contents(recorded) == before

@@ -1,4 +1,4 @@
-"""Promises of learning from recorded teams: the same batches after a resume, one size a batch, worlds that differ refused."""
+"""Promises of learning from recorded teams: the same batches after a resume, one size a batch, other worlds refused."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_learners_get_the_source_they_can_learn_from(folder):
 
 @pytest.mark.parametrize("bad", [{"minibatch": 0}, {"updates": 0}, {"length": 0}, {"burn_in": 2}, {"burn_in": -1}])
 def test_bad_arguments_are_refused(folder, bad):
-    with pytest.raises(ValueError, match="^expected"):
+    with pytest.raises(ValueError, match=r"^expected"):
         source_of(folder, **bad)
     with pytest.raises(ValueError, match="each once"):
         source_of(folder, folder)

@@ -89,7 +89,7 @@ def test_the_dead_and_rows_that_are_not_valid_change_no_bit_and_every_kind_of_ac
         losses = learner.losses(one)
         torch.stack(list(losses.values())).sum().backward()
         grads = [p.grad.clone() for p in learner.parameters() if p.grad is not None]
-        results.append(([float(x) for x in losses.values()], grads))
+        results.append(([x.item() for x in losses.values()], grads))
     assert results[0][0] == results[1][0]
     assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))
     assert all(math.isfinite(x) for x in results[0][0]) and any(g.abs().max() > 0 for g in results[0][1])
@@ -105,7 +105,7 @@ def test_accuracy_and_error_are_those_of_the_most_likely_action(tmp_path):
     mode, action, mask = choice.mode(), played(batch.steps), learns(batch.steps)
     first = batch.steps.seen.kind == 0
     same = (mode[..., 0] == action[..., 0])[mask & first].float().mean()
-    apart = (((mode - action) / 0.2) ** 2).mean(-1)[mask & ~first].mean().sqrt()
+    apart = (((mode - action)[..., :2] / 0.2) ** 2).mean(-1)[mask & ~first].mean().sqrt()
     figures = learner.take_figures()
     assert figures["accuracy"] == pytest.approx(same.item()) and figures["action_error"] == pytest.approx(apart.item())
 
@@ -147,7 +147,8 @@ def test_a_latent_learns_both_ways_where_one_normal_would_cover_the_middle():
 
 
 def test_the_latents_bound_lies_below_the_likelihood_and_closes_in_with_more_draws():
-    agent = cloned(partial(LatentHead, latent=1), updates=200)
+    agent = cloned(partial(LatentHead, latent=1), updates=300)
+    agent.head.weight = 1.0
     seen = observe(torch.ones(64, 2, 1))
     action = two_ways().steps.action[0]
     with torch.no_grad():
@@ -167,7 +168,9 @@ def test_the_latents_bound_lies_below_the_likelihood_and_closes_in_with_more_dra
 
 
 def test_what_a_latent_cannot_say_in_closed_form_is_refused():
-    choice = LatentHead(TeamSpec(1, 2, (1,), (Discrete(3),)), 4)(torch.zeros(1, 2, 4))
+    choice = LatentHead(TeamSpec(1, 2, (1,), (Discrete(3),)), 4)(
+        torch.zeros(1, 2, 4), seen=observe(torch.ones(1, 2, 1))
+    )
     for ask in (choice.entropy, lambda: choice.kl(choice)):
         with pytest.raises(ValueError, match="closed form"):
             ask()
