@@ -199,7 +199,8 @@ def write(recording: Recording, size: int | None, seed: int | None, console: Con
         env.close()
     console.print(
         f"{env.spec.world}, {env.spec.n_agents} agents, {recording.policy}: {cfg.episodes:,} episodes, "
-        f"{frames:,} steps, return per agent {figures['return_per_agent']:.3f}, {time.monotonic() - began:.0f} s, into {out}",
+        f"{frames:,} steps, return per agent {figures['return_per_agent']:.3f}, {time.monotonic() - began:.0f} s, "
+        f"into {out}",
         highlight=False,
         soft_wrap=True,
     )

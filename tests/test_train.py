@@ -21,6 +21,7 @@ from gcoord.command import run_command
 from gcoord.conf import conf_dir, locate, options_of
 from gcoord.evaluate import evaluate
 from gcoord.evaluate import validate as validate_evaluation
+from gcoord.record import main as record
 from gcoord.run import takes
 from gcoord.train import train, validate
 
@@ -41,7 +42,23 @@ def algo_node(algo: str) -> DictConfig:
     return node.get("algo", node)
 
 
+def is_offline(algo: str) -> bool:
+    defaults = OmegaConf.load(conf_dir() / "algo" / f"{algo}.yaml").get("defaults", [])
+    return {"override /source": "offline"} in list(defaults)
+
+
+def data_of(algo: str, folder: Path, *world: str) -> list[str]:
+    """Recorded random teams of native/meet, for algorithms that learn from recorded teams alone."""
+    if not is_offline(algo):
+        return []
+    options = ["env=native/meet", "policy=random", "episodes=6", "num_envs=6", *world, f"out={folder}"]
+    assert run_command("record", record, options) == 0
+    return [f"dataset={folder}"]
+
+
 def source_of(algo: str) -> list[str]:
+    if is_offline(algo):
+        return ["source.updates=2", "source.minibatch=20"]
     if algo == "reinforce":
         return ["source.steps=10"]
     return ON_POLICY if locate(algo_node(algo)._target_).on_policy else OFF_POLICY
@@ -62,9 +79,9 @@ def metrics(folder: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("algo", options_of("algo"))
 @pytest.mark.parametrize("continuous", [False, True])
 def test_every_algorithm_composes_builds_and_makes_updates(tmp_path, capfd, algo, continuous):
-    code = go(
-        *TOY, *source_of(algo), f"algo={algo}", f"env.continuous={continuous}", "frames=200", f"run_dir={tmp_path}/r"
-    )
+    data = data_of(algo, tmp_path / "data", f"env.continuous={continuous}")
+    options = [*source_of(algo), *data, f"algo={algo}", f"env.continuous={continuous}"]
+    code = go(*TOY, *options, "frames=200", f"run_dir={tmp_path}/r")
     if continuous and not takes(algo_node(algo), "continuous"):
         assert code == 2
         assert "expected an algorithm that takes continuous actions" in capfd.readouterr().err
@@ -101,6 +118,8 @@ PAIRS = [
     ("mlp", "gru", "sac"),
     ("additive", "gru", "isac"),
     ("relation", "none", "masac"),
+    ("conv", "gru", "bc"),
+    ("mlp", "none", "bc_vae"),
 ]
 
 
@@ -108,7 +127,8 @@ PAIRS = [
 def test_any_encoder_with_any_algorithm_on_a_team_with_kinds_deaths_and_entities(tmp_path, model, memory, algo):
     extra = ["model.encoder.heads=2"] if model != "mlp" else []
     world = ["env.kinds=2", "env.deaths=0.05", "env.entities=3", "env.continuous=false"]
-    options = [f"model={model}", f"memory={memory}", f"algo={algo}", *extra, *world]
+    data = data_of(algo, tmp_path / "data", *world)
+    options = [f"model={model}", f"memory={memory}", f"algo={algo}", *extra, *world, *data]
     assert go(*TOY, *source_of(algo), *options, "frames=100", f"run_dir={tmp_path}/r") == 0
     assert all(float(row["updates"]) > 0 for row in metrics(tmp_path / "r"))
 
@@ -119,7 +139,8 @@ def test_any_encoder_with_any_algorithm_on_a_team_with_kinds_deaths_and_entities
 @pytest.mark.parametrize("algo", options_of("algo"))
 def test_the_full_product_of_encoders_memories_and_algorithms(tmp_path, model, memory, algo):
     attends = model != "mlp"
-    options = [f"model={model}", f"memory={memory}", f"algo={algo}", "env.deaths=0.05", "env.entities=3"]
+    world = ["env.deaths=0.05", "env.entities=3"]
+    options = [f"model={model}", f"memory={memory}", f"algo={algo}", *world, *data_of(algo, tmp_path / "data", *world)]
     expected = 2 if algo == "dgn" and not attends else 0
     assert go(*TOY, *source_of(algo), *options, "frames=100", f"run_dir={tmp_path}/r") == expected
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from gcoord.checkpoint import read_signed, signed, sync_folder, write_synced
 from gcoord.data.shards import ShardWriter, open_shard
 from gcoord.spec import TeamSpec

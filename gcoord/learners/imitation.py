@@ -22,8 +22,8 @@ class Imitation(Learner):
         loss = - mean over living agents of valid rows of log pi(a_i | what i heard)
 
     With a head that bounds the likelihood (`gcoord.models.latent.LatentHead`, a conditional variational autoencoder)
-    the loss is minus that bound. Weights are shared by all agents and messages pass as they do where it acts, so what is
-    cloned on small teams acts in large ones. A recurrent policy learns whole episodes, its own memory unrolled.
+    the loss is minus that bound. Weights are shared by all agents and messages pass as they do where it acts, so what
+    is cloned on small teams acts in large ones. A recurrent policy learns whole episodes, its own memory unrolled.
 
     Arguments:
         spec: of the teams learnt from.
