@@ -59,15 +59,15 @@ def ours(model: str, seed: int, given: argparse.Namespace) -> Cell:
             rows = [(float(row["frames"]), float(row["frames_per_second"])) for row in csv.DictReader(file)]
         trained = open_run(run, torch.device(given.device))
         sweep = Sweep([trained], (), EPISODES, EPISODES, device=given.device, say=lambda text: None)
-        random, learnt = (cell.values[0] for cell in sweep.at(4, ["random", "zero_shot"]))
+        random, learnt = (played.values for _, played in sweep.at(4, ["random", "zero_shot"]))
         config = trained.cfg
     counts = [b[0] - a[0] for a, b in itertools.pairwise(rows)]
     seconds = [count / rate for count, (_, rate) in zip(counts, rows[1:], strict=True)]
     return {
         "frames": trained.frames,
         "frames_per_second": sum(counts) / sum(seconds) if seconds else None,
-        "episodes": {name: learnt[name].tolist() for name in ("return_per_agent", "success")},
-        "random": {name: float(values.mean()) for name, values in random.items()},
+        "episodes": {name: learnt[name] for name in ("return_per_agent", "success")},
+        "random": {name: sum(values) / len(values) for name, values in random.items()},
         "settings": {name: config.algo[name] for name in ("lr", "gamma", "lam", "entropy")},
     }
 

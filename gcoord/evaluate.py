@@ -1,55 +1,110 @@
-"""Runs trained policies at other team sizes: `python -m gcoord.evaluate 'n_agents=[4,8,16,32]'`."""
+"""Runs trained policies at other team sizes: `python -m gcoord.evaluate 'n_agents=[4,8,16,32]'`.
+
+What happens to a team trained small when it is made large: zero-shot, fine-tuned there, and beside policies trained
+there from scratch, a random and a scripted one. `docs/scale-up.md` tells the protocol.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 
 from gcoord import conf
-from gcoord.command import Job, run_command
-from gcoord.run import check_epsilon, pick_device
-from gcoord.scaleup.protocol import Sweep, latest, open_run
-from gcoord.scaleup.report import plot, table, write_csv, write_json
+from gcoord.checkpoint import whole_file
+from gcoord.command import FAILED, Job, run_command
+from gcoord.lock import FolderLock
+from gcoord.run import check_epsilon, check_fine_tune, pick_device
+from gcoord.scaleup.figures import Results, results, write_curves
+from gcoord.scaleup.protocol import Learning, Sweep, latest, open_run, runs_in
+from gcoord.scaleup.report import MODES, Row, plot, table, write_csv, write_json
+
+# Of these the picture and the printed table are made where they are there; all else is in results.csv.
+ASIDE = (
+    *("return", "neighbours", "message_bytes", "entities_heard", "act_ms", "act_mb", "agent_steps", "frames_at_size"),
+    *("training_seconds", "curve_area"),
+)
 
 
-def evaluate(cfg: DictConfig, job: Job) -> None:
-    """Plays every size, prints the table, writes results.csv, results.json and scale.png into the run's `scale/`."""
+def evaluate(cfg: DictConfig, job: Job) -> int:
+    """Does what is missing of the sweep, prints the table, writes results.csv, results.json, curves.csv, notes.txt and
+    scale.png into the first run's `scale/`."""
     console = Console()
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+
     sweep = make_sweep(cfg, console)
-    folder = Path(cfg.out) if cfg.out is not None else sweep.runs[0].folder / "scale"
-    names = ", ".join(str(run.folder) for run in sweep.runs)
-    console.print(f"{sweep.runs[0].policy.spec.world}: {names}", highlight=False, soft_wrap=True)
+    sizes, modes = conf.team_sizes(cfg.n_agents), all_modes(cfg)
+    say(f"{sweep.runs[0].policy.spec.world}: {', '.join(str(run.folder) for run in sweep.runs)}")
     began = time.monotonic()
-    rows = sweep.rows(conf.team_sizes(cfg.n_agents), cfg.modes)
+    folder = sweep.folder
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(rows, folder / "results.csv")
-    write_json(rows, folder / "results.json")
-    plot(rows, folder / "scale.png")
-    console.print(table(rows))
-    if cfg.video:
-        for size in conf.team_sizes(cfg.n_agents):
-            console.print(f"{sweep.film(size, folder)}", highlight=False, soft_wrap=True)
-    console.print(
-        f"{time.monotonic() - began:.0f} s; {folder}/results.csv, results.json and scale.png",
-        highlight=False,
-        soft_wrap=True,
-    )
+    lock = FolderLock(folder)
+    try:
+        found = results(sweep.run(sizes, modes, cfg.processes))
+        found.notes += [f"failed: {failure.words}: {failure.reason}" for failure in sweep.failures]
+        if found.rows:
+            write(found, sweep)
+            console.print(table(found.rows, shown(found.rows)))
+        for note in found.notes:
+            say(note)
+        if cfg.video:
+            for size in sizes:
+                say(str(sweep.film(size, folder)))
+    finally:
+        lock.release()
+    say(f"{time.monotonic() - began:.0f} s; {folder}/results.csv, results.json, curves.csv, notes.txt and scale.png")
+    return FAILED if sweep.failures else 0
+
+
+def write(found: Results, sweep: Sweep) -> None:
+    """The files of a sweep, each whole or not at all."""
+    folder = sweep.folder
+    write_csv(found.rows, folder / "results.csv")
+    write_json(found.rows, folder / "results.json")
+    write_curves(found.curves, folder / "curves.csv")
+    with whole_file(folder / "notes.txt") as aside:
+        aside.write_text("".join(f"{note}\n" for note in found.notes))
+    plot(found.rows, folder / "scale.png", shown(found.rows))
+
+
+def shown(rows: Sequence[Row]) -> list[str]:
+    """Figures worth a panel, the most telling first."""
+    first = ["return_per_agent", "success", "return_worst_agent"]
+    last = ["retention", "retention_of_script", "jump_start", "frames_to_90", "messages", "edges_dropped"]
+    present = list(dict.fromkeys(row.metric for row in rows))
+    world = [name for name in present if name not in (*first, *last, *ASIDE)]
+    return [name for name in (*first, *world, *last) if name in present]
+
+
+def all_modes(cfg: DictConfig) -> list[str]:
+    """The modes asked for, and those that stand in every table."""
+    asked = [str(mode) for mode in conf.plain(cfg.modes)] if isinstance(cfg.modes, ListConfig) else [str(cfg.modes)]
+    if unknown := sorted(set(asked) - set(MODES)):
+        raise ValueError(f"expected modes among {', '.join(MODES)} (got {', '.join(unknown)})")
+    return list(dict.fromkeys(["random", "scripted", *asked]))
 
 
 def make_sweep(cfg: DictConfig, console: Console) -> Sweep:
     """The sweep a configuration asks for, its runs opened and checked."""
     conf.team_sizes(cfg.n_agents)
-    if unknown := sorted(set(cfg.modes) - {"zero_shot", "random", "scripted"}):
-        raise ValueError(f"expected modes among zero_shot, random and scripted (got {unknown})")
+    all_modes(cfg)
+    if type(cfg.processes) is not int or cfg.processes < 1:
+        raise ValueError(f"expected processes to be a positive whole number (got {cfg.processes!r})")
+    train_sizes = conf.team_sizes(cfg.train_sizes) if cfg.train_sizes else []
     if cfg.epsilon is not None:
         check_epsilon("epsilon", cfg.epsilon)
+    check_fine_tune(cfg.fine_tune)
+    tuning = conf.plain(cfg.fine_tune)
+    tuned = {**tuning["changes"], "fine_tune": {"train": tuning["train"], "near": tuning["near"]}}
     device = pick_device(cfg.device)
-    runs = [latest()] if cfg.run is None else [cfg.run] if isinstance(cfg.run, str) else list(cfg.run)
-    scratch = [] if cfg.scratch is None else [cfg.scratch] if isinstance(cfg.scratch, str) else list(cfg.scratch)
+    runs = [latest()] if cfg.run is None else runs_in(conf.plain(cfg.run))
+    scratch = runs_in(conf.plain(cfg.scratch.runs)) if cfg.scratch.runs else []
     return Sweep(
         [open_run(folder, device, cfg.trust) for folder in runs],
         [open_run(folder, device, cfg.trust) for folder in scratch],
@@ -60,13 +115,18 @@ def make_sweep(cfg: DictConfig, console: Console) -> Sweep:
         epsilon=cfg.epsilon,
         topology=conf.plain(cfg.get("topology")),
         device=str(device),
-        say=lambda text: console.print(text, highlight=False),
+        say=lambda text: console.print(text, highlight=False, soft_wrap=True, markup=False),
+        folder=None if cfg.out is None else Path(cfg.out),
+        fine_tune=Learning(tuning["frames"], tuned, cfg.evaluations, "fine_tune"),
+        from_scratch=Learning(cfg.scratch.frames, conf.plain(cfg.scratch.changes), cfg.evaluations, "scratch"),
+        train_sizes=train_sizes,
+        trust=conf.plain(cfg.trust),
     )
 
 
 def validate(cfg: DictConfig, job: Job) -> None:
     """All that `evaluate` would refuse, without playing."""
-    make_sweep(cfg, Console(quiet=True)).check(conf.team_sizes(cfg.n_agents))
+    make_sweep(cfg, Console(quiet=True)).check(conf.team_sizes(cfg.n_agents), all_modes(cfg))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import logging
 import random
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from gcoord.envs.team import TeamEnv
 from gcoord.learners.base import Learner
 from gcoord.lock import FolderLock
 from gcoord.models.agent import Agent, Body
+from gcoord.models.dropout import DropOut
 from gcoord.policy import load, save_policy
 from gcoord.spec import TeamSpec
 
@@ -77,9 +79,7 @@ class Run:
     def evaluate(self) -> Figures:
         """Greedy episodes at every training size; the best so far is kept as the run's policy and checkpoint."""
         agent = self.learner.agent
-        agent.eval()
         figures = [self.judged(size, EVALUATION_SEED + self.cfg.seed, agent) for size in self.sizes]
-        agent.train()
         mean = {name: sum(f[name] for f in figures) / len(figures) for name in figures[0]}
         if mean["return_per_agent"] > self.best:
             self.best = mean["return_per_agent"]
@@ -89,13 +89,13 @@ class Run:
 
     def judged(self, size: int, seed: int, agent: Agent | None) -> Figures:
         """Mean figures of greedy episodes of an agent, or of the random policy (None), at a team size."""
-        env = self.judge(size)
+        env, episodes = self.judge(size), self.cfg.evaluation.episodes
         if agent is None:
-            act, memory = random_actions(env.spec, seed, self.device), None
+            values = play(env, random_actions(env.spec, seed, self.device), None, episodes, seed)
         else:
-            act = acts(agent, epsilon=self.cfg.evaluation.epsilon)
             memory = agent.body.initial((env.spec.num_envs,), size, self.device)
-        values = play(env, act, memory, self.cfg.evaluation.episodes, seed)
+            with judging(agent):
+                values = play(env, acts(agent, epsilon=self.cfg.evaluation.epsilon), memory, episodes, seed)
         return {name: float(value.double().mean()) for name, value in values.items()}
 
     def test(self) -> dict[str, dict[str, Figures]]:
@@ -227,6 +227,10 @@ def build(cfg: DictConfig) -> Run:
             f"expected compile=false (got {cfg.compile!r}): around the kernels' own gradients torch.compile cuts the "
             "network into pieces that run slower than without"
         )
+    check_fine_tune(cfg.fine_tune)
+    tunes = cfg.fine_tune.train != "all" or (cfg.fine_tune.near or {}).get("weight", 0)
+    if tunes and cfg.init_from is None:
+        raise ValueError("expected init_from=<run> along with fine_tune (got none): what is to be stayed near?")
     device = pick_device(cfg.device)
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
@@ -234,7 +238,11 @@ def build(cfg: DictConfig) -> Run:
     collects = getattr(conf.locate(cfg.source._target_), "collects", True)
     if not collects:
         sizes = as_recorded(cfg, sizes)
-    share = -(-cfg.num_envs // len(sizes)) if collects else 1
+    curriculum = cfg.get("curriculum")
+    if curriculum is not None and not collects:
+        raise ValueError("expected a source that plays for a curriculum (got recorded teams)")
+    # Under a curriculum all teams are of one size at a time.
+    share = -(-cfg.num_envs // (len(sizes) if curriculum is None else 1)) if collects else 1
     worlds: list[TeamEnv] = []
     try:
         for i, size in enumerate(sizes):
@@ -251,14 +259,22 @@ def build(cfg: DictConfig) -> Run:
         }
         body = partial(conf.build(cfg.model), specs[0], conf.build(cfg.topology))
         learner: Learner = conf.build(cfg.algo)(spec=specs[0], body=body).to(device)
+        dropout: DropOut = conf.build(cfg.dropout)
         for part in learner.modules():
             if isinstance(part, Body):
                 part.mixed = PRECISIONS[cfg.precision]
+                part.dropout = dropout or None
+        if (cfg.fine_tune.near or {}).get("weight", 0):
+            learner.near = conf.build(cfg.fine_tune.near)(learner.agent, cfg.frames)
+        if cfg.fine_tune.train == "heads":
+            learner.freeze_bodies()
         if collects:
             collectors = [Collector(world, cfg.seed * 1_009 + i) for i, world in enumerate(worlds)]
             source: Source = conf.build(cfg.source)(learner=learner, collectors=collectors, seed=cfg.seed)
         else:
             source = conf.build(cfg.source)(learner=learner, specs=specs, seed=cfg.seed)
+        if curriculum is not None:
+            source.curriculum = conf.build(curriculum)([spec.n_agents for spec in specs], seed=cfg.seed)
     except BaseException:
         close_all(worlds)
         raise
@@ -282,6 +298,25 @@ def as_recorded(cfg: DictConfig, sizes: Sequence[int | None]) -> Sequence[int | 
     if sizes != [None]:
         return sizes
     return sorted({shard["spec"]["n_agents"] for manifest in manifests for shard in manifest["shards"]})
+
+
+@contextmanager
+def judging(agent: Agent) -> Iterator[None]:
+    """Within, an agent is as its saved policy will be: nothing is left out and everything in full precision."""
+    dropout, was_training = agent.body.dropout, agent.training
+    agent.body.dropout = None
+    agent.eval()
+    try:
+        yield
+    finally:
+        agent.body.dropout = dropout
+        agent.train(was_training)
+
+
+def check_fine_tune(node: Any) -> None:
+    """Raises ValueError for what cannot be trained of a run that is taken over."""
+    if node.train not in ("all", "heads"):
+        raise ValueError(f"expected fine_tune.train to be all or heads (got {node.train!r})")
 
 
 def check_epsilon(name: str, value: Any) -> None:
@@ -349,6 +384,9 @@ def initialise(run: Run, folder: Path) -> str:
         state = {name: value for name, value in state.items() if name.startswith(agents)}
         fresh = {name: value for name, value in own.items() if not name.startswith(agents)}
         state |= fresh
+    # Gates that the other had not begin open, as they are made.
+    gates = [name for name in own if name not in state and ".gate." in name]
+    state |= {name: own[name] for name in gates}
     differing = [name for name in {**own, **state} if name not in own or name not in state]
     differing += [name for name in own if name in state and own[name].shape != state[name].shape]
     if unfit := [name for name in differing if not name.startswith("value_norm.")]:
@@ -357,8 +395,11 @@ def initialise(run: Run, folder: Path) -> str:
         # Value statistics of one side only: the new run begins with its own.
         state = {name: value for name, value in state.items() if not name.startswith("value_norm.")}
     run.learner.load_state_dict(state, strict=not differing)
+    if run.learner.near is not None:
+        run.learner.near.begin(run.learner.agent)
     parts = sorted({name.split(".")[0] for name in fresh} - {"target_mixer"}) if was_bound != bound else []
-    return f"of {folder} the agent alone is taken over, {' and '.join(parts)} begins anew" if parts else ""
+    told = [f"of {folder} the agent alone is taken over, {' and '.join(parts)} begins anew"] if parts else []
+    return "; ".join(told + ["gates begin open"] * bool(gates))
 
 
 def read_config(folder: Path) -> DictConfig:

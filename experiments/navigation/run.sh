@@ -13,4 +13,4 @@ seeds() { for seed in 0 1 2; do train "$1-$seed" "${@:2}" "seed=$seed"; done; }
 seeds scratch n_agents=16 model=relation num_envs=32
 wait
 $PY -m gcoord.evaluate "run=[$RUNS/relation-0,$RUNS/relation-1,$RUNS/relation-2,$RUNS/mlp-0,$RUNS/mlp-1,$RUNS/mlp-2]" \
-  "scratch=[$RUNS/scratch-0,$RUNS/scratch-1,$RUNS/scratch-2]" 'n_agents=[4,8,16,32]' out=experiments/navigation
+  "scratch.runs=[$RUNS/scratch-0,$RUNS/scratch-1,$RUNS/scratch-2]" 'n_agents=[4,8,16,32]' out=experiments/navigation

@@ -11,7 +11,7 @@ import argparse
 import gcoord
 from gcoord import conf
 from gcoord.data.collect import play, random_actions
-from gcoord.scaleup.protocol import scripted
+from gcoord.scaleup.playing import scripted
 from gcoord.scaleup.statistics import interval
 
 

@@ -18,14 +18,16 @@ class Episodes:
     """Running sums of the episodes under way, on the world's device.
 
     `add` takes each row; it gives, for the teams whose episode ended with it, the episode's figures: `return` (the
-    team's: the shared reward where it is shared, else the sum over agents), `return_per_agent`, `length` and the
-    world's own metrics.
+    team's: the shared reward where it is shared, else the sum over agents), `return_per_agent`, `return_worst_agent`
+    (of those who ever lived, whoever earned least), `length` and the world's own metrics.
     """
 
     def __init__(self, spec: TeamSpec, device: Any) -> None:
         self.spec = spec
         self.reward = torch.zeros(spec.num_envs, device=device)
         self.length = torch.zeros(spec.num_envs, device=device)
+        self.own = torch.zeros(spec.num_envs, spec.n_agents, device=device)
+        self.lived = torch.zeros(spec.num_envs, spec.n_agents, dtype=torch.bool, device=device)
         # The maximum of nothing yet is below every value, also those of metrics that are always negative.
         self.empty = {name: float("-inf") if rule == "any" else 0.0 for name, rule in spec.metrics.items()}
         self.metrics = {name: torch.full((spec.num_envs,), value, device=device) for name, value in self.empty.items()}
@@ -33,7 +35,10 @@ class Episodes:
     def add(self, seen: Observation, outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
         """One row -> (done [B] bool, figures by name [B], meaningful where done)."""
         row = seen.alive & outcome.valid.unsqueeze(-1)
-        reward = torch.where(row, outcome.reward, 0.0).sum(-1)
+        own = torch.where(row, outcome.reward, 0.0)
+        reward = own.sum(-1)
+        self.own += own
+        self.lived |= row
         if self.spec.shared_reward:
             reward = reward / row.sum(-1).clamp(min=1)
         self.reward += reward
@@ -51,21 +56,28 @@ class Episodes:
         figures = {
             "return": self.reward.clone(),
             "return_per_agent": self.reward / (1 if self.spec.shared_reward else self.spec.n_agents),
+            "return_worst_agent": torch.where(self.lived, self.own, torch.inf).amin(-1).nan_to_num(posinf=0.0),
             "length": self.length.clone(),
         }
         for name, rule in self.spec.metrics.items():
             figures[name] = self.metrics[name] / self.length.clamp(min=1) if rule == "mean" else self.metrics[name]
         keep = (~done).to(self.reward.dtype)
         self.reward, self.length = self.reward * keep, self.length * keep
+        self.own, self.lived = self.own * keep.unsqueeze(-1), self.lived & ~done.unsqueeze(-1)
         self.metrics = {name: torch.where(done, self.empty[name], value) for name, value in self.metrics.items()}
         return done, figures
 
     def state_dict(self) -> dict[str, Any]:
-        return {"reward": self.reward, "length": self.length, "metrics": dict(self.metrics)}
+        # Sums go on in place: what is saved is a copy.
+        sums = {name: getattr(self, name).clone() for name in ("reward", "length", "own", "lived")}
+        return {**sums, "metrics": dict(self.metrics)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         device = self.reward.device
-        self.reward, self.length = state["reward"].to(device, copy=True), state["length"].to(device, copy=True)
+        for name in ("reward", "length", "own", "lived"):
+            # Checkpoints of earlier versions lack what each agent earned so far.
+            if name in state:
+                setattr(self, name, state[name].to(device, copy=True))
         self.metrics = {name: value.to(device, copy=True) for name, value in state["metrics"].items()}
 
 

@@ -33,11 +33,12 @@ class WholeEpisodes(Rollouts):
         self.limit = limit
 
     def __len__(self) -> int:
-        return len(self.collectors)
+        return len(self.of_a_round)
 
     def __iter__(self) -> Iterator[Trajectory]:
         self.end_round()
-        for collector in self.collectors:
+        self.begin_round()
+        for collector in self.playing:
             collector.restart()
         self._fresh = self._whole()
         for trajectory in map(self.learner.prepare, self._fresh):

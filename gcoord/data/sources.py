@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gcoord.data.collect import Collector
+from gcoord.data.curriculum import Growing
 from gcoord.data.priorities import Priorities
 from gcoord.data.replays import Replays
 from gcoord.learners.base import Learner
@@ -43,10 +44,23 @@ class Source:
         self.learner, self.collectors = learner, collectors
         self.recurrent = learner.agent.body.memory is not None
         self.generator = torch.Generator().manual_seed(seed)
+        # Set by who trains; without one every round is played at all sizes.
+        self.curriculum: Growing | None = None
+        self.playing = list(collectors)
         self._before: list[dict[str, Any]] = []
 
     def feedback(self, index: Tensor, td_error: Tensor) -> None:
         """Called after each update with what it made of the batch's windows: index [B] and td_error [B]."""
+
+    def begin_round(self) -> None:
+        """Chooses whom the round is played with: by the curriculum, else all."""
+        if self.curriculum is not None:
+            self.playing = [self.collectors[self.curriculum.pick()]]
+
+    @property
+    def of_a_round(self) -> list[Collector]:
+        """As many collectors as a round is played with: its length does not depend on which."""
+        return self.collectors if self.curriculum is None else self.collectors[:1]
 
     def end_round(self) -> None:
         """Called when the last batch of a round has been learnt from, before anything is saved."""
@@ -70,18 +84,27 @@ class Source:
         learner.agent.eval()
         trajectories = [
             collector.collect(learner.agent, steps, learner.epsilon, learner.needs_log_prob, memories)
-            for collector in self.collectors
+            for collector in self.playing
         ]
         learner.agent.train(was_training)
         valid = [trajectory.steps.valid for trajectory in trajectories]
         frames = torch.stack([rows.sum() for rows in valid]).tolist()
-        sizes = [collector.spec.n_agents for collector in self.collectors]
+        sizes = [collector.spec.n_agents for collector in self.playing]
         learner.count(sum(frames), sum(n * size for n, size in zip(frames, sizes, strict=True)))
         return trajectories
 
     def take_figures(self) -> dict[str, float]:
-        """Figures of the episodes that ended; with several team sizes also by size, as `return@8`."""
+        """Figures of the episodes that ended; with several team sizes also by size, as `return@8`. The curriculum, if
+        there is one, hears them too."""
         by_size = {c.spec.n_agents: c.take_figures() for c in self.collectors}
+        if self.curriculum is not None:
+            size = self.playing[0].spec.n_agents
+            self.curriculum.hear(size, by_size[size], self.learner.frames)
+            return self._joint(by_size) | {"team_size": float(size)}
+        return self._joint(by_size)
+
+    @staticmethod
+    def _joint(by_size: dict[int, dict[str, float]]) -> dict[str, float]:
         if len(by_size) == 1:
             return next(iter(by_size.values()))
         episodes = sum(figures["episodes"] for figures in by_size.values())
@@ -96,7 +119,8 @@ class Source:
     def state_dict(self, failed: bool = False) -> dict[str, Any]:
         """Where everything stands; after a collection that `failed`, where its worlds stood before it."""
         standing = self._before if failed else [collector.state_dict() for collector in self.collectors]
-        return {"collectors": standing, "generator": self.generator.get_state()}
+        grown = None if self.curriculum is None else self.curriculum.state_dict()
+        return {"collectors": standing, "generator": self.generator.get_state(), "curriculum": grown}
 
     @property
     def has_collected(self) -> bool:
@@ -107,6 +131,8 @@ class Source:
         """Goes on from there; False where a world could not be restored and begins new episodes."""
         device = next(self.learner.parameters()).device
         self.generator.set_state(state["generator"].cpu())
+        if self.curriculum is not None:
+            self.curriculum.load_state_dict(state["curriculum"])
         parts = zip(self.collectors, state["collectors"], strict=True)
         restored = [collector.load_state_dict(part, device) for collector, part in parts]
         return all(restored)
@@ -155,17 +181,18 @@ class Rollouts(Source):
         return max(round(frames / self.minibatch), 1)
 
     def __len__(self) -> int:
-        return self.epochs * sum(self._batches_of(collector) for collector in self.collectors)
+        return self.epochs * sum(self._batches_of(collector) for collector in self.of_a_round)
 
     def __iter__(self) -> Iterator[Trajectory]:
         self.end_round()
+        self.begin_round()
         self._fresh = self.collect(self.steps)
         prepared = [self.learner.prepare(trajectory) for trajectory in self._fresh]
         if not self.recurrent:
             prepared = [flat(trajectory) for trajectory in prepared]
         for _ in range(self.epochs):
             cuts: list[tuple[Trajectory, Tensor]] = []
-            for trajectory, collector in zip(prepared, self.collectors, strict=True):
+            for trajectory, collector in zip(prepared, self.playing, strict=True):
                 columns = trajectory.steps.batch_size[1]
                 order = torch.randperm(columns, generator=self.generator).to(trajectory.steps.reward.device)
                 cuts += [(trajectory, part) for part in order.tensor_split(self._batches_of(collector))]
@@ -295,12 +322,16 @@ class Replayed(Source):
             self.replays.add(trajectory.steps, trajectory.memory)
 
     def __iter__(self) -> Iterator[Trajectory]:
-        while len(self.replays) < self.warmup or not self.replays.ready(self.burn_in + self.length):
+        self.begin_round()
+        # Under a curriculum a round also learns from its own size alone.
+        size = None if self.curriculum is None else self.playing[0].spec.n_agents
+        rings = self.replays if size is None else self.replays.of_size[size]
+        while len(self.replays) < self.warmup or not rings.ready(self.burn_in + self.length):
             self._gather()
         for _ in range(self.bursts):
             self._gather()
             for _ in range(self.updates):
-                yield self.replays.sample(self.batch, self.length, burn_in=self.burn_in, frames=self.learner.frames)
+                yield self.replays.sample(self.batch, self.length, size, self.burn_in, self.learner.frames)
 
     def state_dict(self, failed: bool = False) -> dict[str, Any]:
         return {**super().state_dict(failed), "replays": self.replays.state_dict()}

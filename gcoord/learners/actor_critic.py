@@ -212,7 +212,7 @@ class ActorCritic(Learner):
         seen, mask = batch.steps.seen, learns(batch.steps)
         if self.share_encoder:
             acting = Features(acting.h.detach(), acting.graph)
-        choice = _choice(self.agent, acting, slice(None, -1), seen, batch.steps.key)
+        self.chosen = choice = _choice(self.agent, acting, slice(None, -1), seen, batch.steps.key)
         proposals = self.code.propose(choice, seen)
         others = done if self.others == "replayed" else proposals.drawn()
         judges = list(self.critics)[: 1 if self.judge == "first" else None]

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from gcoord.learners.constraints import Dual
+from gcoord.learners.near import Near
 from gcoord.models.agent import Agent, Body
+from gcoord.models.heads import Choice
 from gcoord.spec import TeamSpec
 from gcoord.trajectory import Observation, Trajectory, learns
 
@@ -61,6 +63,11 @@ class Learner(lightning.LightningModule):
         self.agent_steps = 0
         self.updates = 0
         self.td_error: Tensor | None = None
+        # Set by who trains: whom the policy is held near, and whether bodies stay as they are.
+        self.near: Near | None = None
+        self.keeps_bodies = False
+        # What the policy chose, or how it valued its actions, in the rows of the batch whose losses were asked for last.
+        self.chosen: Choice | Tensor | None = None
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
@@ -77,6 +84,8 @@ class Learner(lightning.LightningModule):
     def observe(self, trajectory: Trajectory) -> None:
         """Updates statistics of what is seen; called by the source when a trajectory has been learnt from, so that
         learner and collector read the same ones."""
+        if self.keeps_bodies:
+            return
         for body in self.bodies():
             if body.normaliser is not None:
                 body.normaliser.update(trajectory.steps.seen.own, learns(trajectory.steps))
@@ -84,6 +93,12 @@ class Learner(lightning.LightningModule):
     def bodies(self) -> list[Body]:
         """Every body that reads observations."""
         return [self.agent.body]
+
+    def freeze_bodies(self) -> None:
+        """From here on only what reads the bodies' features learns: heads of policy and critics, mixers."""
+        self.keeps_bodies = True
+        for body in self.bodies():
+            body.requires_grad_(False)
 
     def shares_reward(self, seen: Observation) -> Tensor:
         """[*, N] bool: whose reward is the team's, by kind; the kind in a dead slot is not read."""
@@ -109,7 +124,13 @@ class Learner(lightning.LightningModule):
     # What Lightning calls
 
     def training_step(self, batch: Trajectory, batch_idx: int) -> Tensor:
+        self.chosen = None
         terms = self.losses(batch)
+        if self.near is not None and self.chosen is not None and (weight := self.near.weight_at(self.frames)):
+            divergence = self.near.loss(self.chosen, batch)
+            self.figure("divergence", divergence)
+            terms["near"] = weight * divergence
+        self.chosen = None
         for name, value in terms.items():
             self.figure(f"loss_{name}", value)
         return torch.stack(list(terms.values())).sum()
@@ -181,11 +202,14 @@ class Learner(lightning.LightningModule):
 
     def state(self) -> dict[str, Any]:
         """Everything but the optimiser that goes into a checkpoint."""
-        return {"module": dict(self.state_dict()), "counters": self.counters(), "fixed_n": self.fixed_n}
+        state = {"module": dict(self.state_dict()), "counters": self.counters(), "fixed_n": self.fixed_n}
+        return state if self.near is None else state | {"near": dict(self.near.agent.state_dict())}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         self.load_state_dict(state["module"])
+        if self.near is not None:
+            self.near.agent.load_state_dict(state["near"])
         self.set_counters(state["counters"])
 
 

@@ -140,6 +140,7 @@ class PolicyGradient(Learner):
         order = resets(steps.valid)[:-1]
         choice, features = self.agent.unroll(steps.seen, batch.memory, order, key=steps.key)
         assert not isinstance(choice, Tensor)
+        self.chosen = choice
         log_prob = choice.log_prob(played(steps))
         log_ratio = torch.where(mask, log_prob - steps.log_prob, log_prob.new_zeros(()))
         ratio = log_ratio.exp()

@@ -142,7 +142,7 @@ class QLearner(Learner):
         attend = self.drift > 0
         memory = warmed(self.agent.body, batch)
         now, then = self._both(self.agent, seen, memory, order, keys, attend, graph=None)
-        q_now = self._q(self.agent, now, steps.seen, steps.key)
+        self.chosen = q_now = self._q(self.agent, now, steps.seen, steps.key)
         with torch.no_grad():
             memory = warmed(self.target_agent.body, batch)
             _, target = self._both(self.target_agent, seen, memory, order, keys, False, graph=now.graph)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from gcoord.models.encoder import GraphEncoder, MLPEncoder
+from gcoord.models.gates import GatedKernel
 from gcoord.models.kernels import AdditiveKernel, ConvKernel, EdgeKernel, MeanKernel, RelationKernel
 
 __all__ = [
     "AdditiveKernel",
     "ConvKernel",
     "EdgeKernel",
+    "GatedKernel",
     "GraphEncoder",
     "MLPEncoder",
     "MeanKernel",

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gcoord.graph import AgentGraph, geometry
+from gcoord.models.dropout import DropOut
 from gcoord.models.heads import Choice, epsilon_greedy
 from gcoord.models.heads import greedy as best
 from gcoord.models.normaliser import RunningNorm
@@ -44,11 +45,13 @@ class Body(nn.Module):
         length: unit of length of those edge features, in the world's units.
         normalise: standardise `own` by running statistics of living agents (vector observations only).
 
-    `mixed` (bfloat16, or None) is set by who trains: in train mode the encoder then computes in it under autocast, for
+    `dropout` (or None) is set by who trains: who is left out of every graph, for the collector as for the learner; who
+    evaluates takes it away. `mixed` (bfloat16, or None) is set by who trains too: in train mode the encoder then computes in it under autocast, for
     the collector as for the learner, so that both see the same policy; all else, and eval mode, is as the weights are.
     """
 
     mixed: torch.dtype | None = None
+    dropout: DropOut | None = None
 
     def __init__(
         self,
@@ -84,6 +87,8 @@ class Body(nn.Module):
             hears=seen.hears,
             key=key,
         )
+        if self.dropout is not None:
+            graph = self.dropout(graph, key)
         return self.with_geometry(graph, seen)
 
     def with_geometry(self, graph: AgentGraph, seen: Observation) -> AgentGraph:

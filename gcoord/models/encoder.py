@@ -55,6 +55,8 @@ class GraphEncoder(nn.Module):
             raise ValueError(f"expected rounds to be 0 or more (got {rounds})")
         self.entity_dim = entity_dim
         self.out_dim = dim * (rounds + 1)
+        # Features that a message carries, in each round.
+        self.carried = [dim] * rounds
         self.sense = sense(own_dim, dim, layers)
         self.sense_entity = mlp(entity_dim, dim, layers) if entity_dim else None
         self.kernels = nn.ModuleList(kernel(dim=dim, heads=heads, edge_dim=edge_dim) for _ in range(rounds))
@@ -118,6 +120,7 @@ class MLPEncoder(nn.Module):
         shape = (own_dim,) if isinstance(own_dim, int) else tuple(own_dim)
         self.sense = sense(shape, dim) if len(shape) == 3 else None
         width = dim if self.sense is not None else shape[0]
+        self.carried = [width]
         total = width + self.slots * (width + edge_dim + 1)
         if entity_dim:
             total += self.entity_slots * (entity_dim + edge_dim + 1)

@@ -17,7 +17,7 @@ from gcoord.command import run_command
 from gcoord.conf import make_env, options_of
 from gcoord.data.collect import play, random_actions
 from gcoord.envs import TeamEnv, check_team_env, magent, magent_dgn
-from gcoord.scaleup.protocol import scripted
+from gcoord.scaleup.playing import scripted
 from gcoord.train import train, validate
 
 pytest.importorskip("magent2")

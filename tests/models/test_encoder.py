@@ -7,7 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from gcoord.graph import AgentGraph
-from gcoord.models import AdditiveKernel, ConvKernel, EdgeKernel, GraphEncoder, MeanKernel, MLPEncoder, RelationKernel
+from gcoord.models import (
+    AdditiveKernel,
+    ConvKernel,
+    EdgeKernel,
+    GatedKernel,
+    GraphEncoder,
+    MeanKernel,
+    MLPEncoder,
+    RelationKernel,
+)
 from gcoord.models.senses import cnn, mlp, sense
 
 OWN, DIM, THING, EDGE = 6, 16, 4, 3
@@ -21,6 +30,7 @@ def graph_encoder(kernel: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 ENCODERS: dict[str, Callable[..., nn.Module]] = {
     "relation": graph_encoder(RelationKernel),
     "mean": graph_encoder(MeanKernel),
+    "gated": graph_encoder(GatedKernel),
     "additive": graph_encoder(AdditiveKernel),
     "edge": graph_encoder(EdgeKernel),
     "conv": graph_encoder(ConvKernel),

@@ -9,7 +9,16 @@ from torch import Tensor, nn
 from torch_geometric.nn import GATv2Conv, GCNConv, SAGEConv, TransformerConv
 
 from gcoord.graph import AgentGraph
-from gcoord.models import AdditiveKernel, ConvKernel, EdgeKernel, MeanKernel, RelationKernel, attention, list_attention
+from gcoord.models import (
+    AdditiveKernel,
+    ConvKernel,
+    EdgeKernel,
+    GatedKernel,
+    MeanKernel,
+    RelationKernel,
+    attention,
+    list_attention,
+)
 from gcoord.models.messages import heard, read
 
 DIM, HEADS, EDGE = 16, 4, 3
@@ -27,12 +36,20 @@ def apart(*args: Any, **options: Any) -> RelationKernel:
     return kernel
 
 
+def gated(*args: Any, **options: Any) -> GatedKernel:
+    """A kernel whose gates are open by chance, each another way."""
+    kernel = GatedKernel(*args, openness=0.0, **options)
+    nn.init.normal_(kernel.gate.score.weight)
+    return kernel
+
+
 KERNELS: dict[str, Callable[..., nn.Module]] = {
     "relation": RelationKernel,
     "relation_apart": apart,
     "relation_relu": lambda *args, **options: RelationKernel(*args, relu_qkv=True, **options),
     "mean": MeanKernel,
     "sum": lambda *args, **options: MeanKernel(*args, aggregation="sum", **options),
+    "gated": gated,
     "additive": AdditiveKernel,
     "edge_mean": EdgeKernel,
     "edge_max": lambda *args, **options: EdgeKernel(*args, aggregation="max", **options),
@@ -289,7 +306,7 @@ def test_attention_has_gradients() -> None:
 
 def test_without_self_loop_no_own_sender_features_come_back() -> None:
     graph = AgentGraph(mask=~torch.eye(5, dtype=torch.bool).unsqueeze(0), batch_size=[1])
-    for build in (RelationKernel, MeanKernel, AdditiveKernel, EdgeKernel, ConvKernel):
+    for build in (RelationKernel, GatedKernel, MeanKernel, AdditiveKernel, EdgeKernel, ConvKernel):
         kernel = build(DIM, HEADS, in_dim=6, sender_dim=9, self_loop=False)
         x, senders = torch.randn(1, 5, 6), torch.randn(1, 5, 9, requires_grad=True)
         for i in range(5):
