@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 from rich.console import Console
@@ -25,14 +26,14 @@ from gcoord.scaleup.report import MODES, Row, plot, table, write_csv, write_json
 
 # Of these the picture and the printed table are made where they are there; all else is in results.csv.
 ASIDE = (
-    *("return", "neighbours", "message_bytes", "entities_heard", "act_ms", "act_mb", "agent_steps", "frames_at_size"),
-    *("training_seconds", "curve_area"),
+    *("return", "neighbours", "message_bytes", "entities_heard", "act_mb", "agent_steps", "frames_at_size"),
+    "curve_area",
 )
 
 
 def evaluate(cfg: DictConfig, job: Job) -> int:
-    """Does what is missing of the sweep, prints the table, writes results.csv, results.json, curves.csv, notes.txt and
-    scale.png into the first run's `scale/`."""
+    """Does what is missing of the sweep, prints the table, writes results.csv, results.json, times.csv, curves.csv,
+    notes.txt and scale.png into the first run's `scale/`."""
     console = Console()
 
     def say(text: str) -> None:
@@ -58,7 +59,7 @@ def evaluate(cfg: DictConfig, job: Job) -> int:
                 say(str(sweep.film(size, folder)))
     finally:
         lock.release()
-    say(f"{time.monotonic() - began:.0f} s; {folder}/results.csv, results.json, curves.csv, notes.txt and scale.png")
+    say(f"{time.monotonic() - began:.0f} s; {folder}/results.csv, results.json, times.csv, curves.csv and scale.png")
     return FAILED if sweep.failures else 0
 
 
@@ -67,6 +68,7 @@ def write(found: Results, sweep: Sweep) -> None:
     folder = sweep.folder
     write_csv(found.rows, folder / "results.csv")
     write_json(found.rows, folder / "results.json")
+    write_csv(found.times, folder / "times.csv")
     write_curves(found.curves, folder / "curves.csv")
     with whole_file(folder / "notes.txt") as aside:
         aside.write_text("".join(f"{note}\n" for note in found.notes))
@@ -117,11 +119,16 @@ def make_sweep(cfg: DictConfig, console: Console) -> Sweep:
         device=str(device),
         say=lambda text: console.print(text, highlight=False, soft_wrap=True, markup=False),
         folder=None if cfg.out is None else Path(cfg.out),
-        fine_tune=Learning(tuning["frames"], tuned, cfg.evaluations, "fine_tune"),
-        from_scratch=Learning(cfg.scratch.frames, conf.plain(cfg.scratch.changes), cfg.evaluations, "scratch"),
+        fine_tune=Learning(whole(tuning["frames"]), tuned, cfg.evaluations, "fine_tune"),
+        from_scratch=Learning(whole(cfg.scratch.frames), conf.plain(cfg.scratch.changes), cfg.evaluations, "scratch"),
         train_sizes=train_sizes,
         trust=conf.plain(cfg.trust),
     )
+
+
+def whole(value: Any) -> Any:
+    """A number that is whole, such as 1e5, as such."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def validate(cfg: DictConfig, job: Job) -> None:

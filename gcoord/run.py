@@ -275,6 +275,7 @@ def build(cfg: DictConfig) -> Run:
             source = conf.build(cfg.source)(learner=learner, specs=specs, seed=cfg.seed)
         if curriculum is not None:
             source.curriculum = conf.build(curriculum)([spec.n_agents for spec in specs], seed=cfg.seed)
+            source.curriculum.check(specs[0])
     except BaseException:
         close_all(worlds)
         raise

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 from rich.table import Table
 
+from gcoord import conf
 from gcoord import run as runs
 from gcoord.command import Job, run_command
 from gcoord.envs.copies import WorldError
@@ -20,6 +21,8 @@ from gcoord.envs.copies import WorldError
 def train(cfg: DictConfig, job: Job) -> int:
     """One run: build everything, then make its folder, then train, then say how it went and what to type next."""
     console = Console()
+    if cfg.get("evolution") is not None:
+        return evolve(cfg, job, console)
     if cfg.resume is not None:
         folder = Path(cfg.resume)
         run = runs.resume(folder, **may_change(cfg, job))
@@ -56,12 +59,36 @@ def train(cfg: DictConfig, job: Job) -> int:
     return 0
 
 
+def evolve(cfg: DictConfig, job: Job, console: Console) -> int:
+    """Many runs, size after size, of which the best go on; see `gcoord.scaleup.evolution`."""
+    folder = evolution_folder(cfg)
+    names = {group: choice for group, choice in job.choices.items() if choice}
+    sizes = conf.team_sizes(cfg.n_agents)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    one = cfg.copy()
+    conf.build(cfg.evolution).run(one, names, sizes, folder, say)
+    say(f"next: python -m gcoord.evaluate run={folder}")
+    return 0
+
+
+def evolution_folder(cfg: DictConfig) -> Path:
+    """Where an evolution lies: named by the user, so that the same command goes on with it."""
+    if cfg.run_dir is None:
+        raise ValueError("expected run_dir=<folder> for an evolution, which the same command goes on with (got none)")
+    return Path(cfg.run_dir)
+
+
 def validate(cfg: DictConfig, job: Job) -> None:
     """All that `train` would refuse, without making anything."""
     if cfg.resume is not None:
         may_change(cfg, job)
         runs.read_config(Path(cfg.resume))
         return
+    if cfg.get("evolution") is not None:
+        conf.build(cfg.evolution).check(cfg, conf.team_sizes(cfg.n_agents), evolution_folder(cfg))
     small = cfg.copy()
     if isinstance(cfg.num_envs, int) and cfg.num_envs > 1:
         small.num_envs = len(cfg.n_agents) if isinstance(cfg.n_agents, ListConfig) else 1

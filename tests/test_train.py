@@ -69,7 +69,7 @@ def go(*overrides: str) -> int:
 
 
 def judge(*overrides: str) -> int:
-    return run_command("evaluate", evaluate, list(overrides), validate=validate_evaluation)
+    return run_command("evaluate", evaluate, ["processes=1", *overrides], validate=validate_evaluation)
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from gcoord.spec import TeamSpec
+
 Figures = dict[str, float]
 
 
@@ -61,6 +63,12 @@ class Growing:
         self._heard: list[tuple[float, float]] = []
         self.generator = torch.Generator().manual_seed(seed)
 
+    def check(self, spec: TeamSpec) -> None:
+        """Raises ValueError where the world does not report the metric."""
+        known = ["return", "return_per_agent", "return_worst_agent", "length", *spec.metrics]
+        if self.metric not in known:
+            raise ValueError(f"expected curriculum.metric among {', '.join(known)} (got {self.metric!r})")
+
     def pick(self) -> int:
         """The place in `sizes` of the size of the next round."""
         lot, earlier = torch.rand((), generator=self.generator), int(self.stage)
@@ -70,16 +78,11 @@ class Growing:
         return self.now
 
     def hear(self, size: int, figures: Figures, frames: int) -> None:
-        """How the episodes went that ended in a round at `size`, after `frames` environment steps in all.
-
-        Raises ValueError where the world does not report the metric.
-        """
+        """How the episodes went that ended in a round at `size`, after `frames` environment steps in all."""
         if size != self.sizes[self.stage] or self.stage == len(self.sizes) - 1:
             return
         count = figures.get("episodes", 0.0)
         if count:
-            if self.metric not in figures:
-                raise ValueError(f"expected curriculum.metric among {sorted(figures)} (got {self.metric!r})")
             self._heard.append((count, figures[self.metric]))
         while sum(n for n, _ in self._heard[1:]) >= self.episodes:
             self._heard.pop(0)

@@ -21,6 +21,8 @@ from gcoord.scaleup.statistics import Interval, Values
 from gcoord.scaleup.trainings import Spent, curve, spent
 
 MAIN = "return_per_agent"
+# What a clock has measured is another figure each time: it has a file of its own.
+CLOCKED = ("act_ms", "training_seconds")
 CURVE_FIELDS = (
     "world density train_n_agents n_agents method mode condition seed frames agent_steps metric value".split()
 )
@@ -74,9 +76,11 @@ class Group:
 
 @dataclass
 class Results:
-    """All that a sweep says: rows of the results' schema, points of the training curves, and what is not stated, why."""
+    """All that a sweep says: rows of the results' schema, those of measured times apart, points of the training curves,
+    and what is not stated, why."""
 
     rows: list[Row]
+    times: list[Row]
     curves: list[dict[str, str | int | float]]
     notes: list[str]
 
@@ -106,7 +110,9 @@ def results(jobs: Sequence[Job]) -> Results:
             gained, why = learning(group, groups)
             rows += gained
             notes += why
-    return Results(rows, [point for group in groups for point in points(group)], notes)
+    times = [row for row in rows if row.metric in CLOCKED]
+    rows = [row for row in rows if row.metric not in CLOCKED]
+    return Results(rows, times, [point for group in groups for point in points(group)], notes)
 
 
 def grouped(jobs: Sequence[Job]) -> list[Group]:
@@ -136,12 +142,13 @@ def _costs(group: Group) -> list[Row]:
         of_runs = scores([one.costs[name] for one in group.played if name in one.costs])
         rows.append(group.row(name, comparison.interval(comparison.mean, of_runs)))
     if group.spent:
-        known = {
+        known: dict[str, list[float]] = {
             "agent_steps": [one.agent_steps for one in group.spent],
             "frames_at_size": [0 if group.key.mode == "zero_shot" else one.here for one in group.spent],
             "training_seconds": [one.seconds for one in group.spent],
         }
-        rows += [group.row(name, over_runs(values)) for name, values in known.items()]
+        for name, values in known.items():
+            rows.append(group.row(name, comparison.interval(comparison.mean, np.array(values)[:, None])))
     return rows
 
 

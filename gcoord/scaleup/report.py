@@ -121,7 +121,8 @@ def table(rows: Sequence[Row], metrics: Sequence[str] | None = None) -> Group:
         rows: of any worlds and densities; these are never put into one table.
         metrics: to show; None: return per agent and success where they are there, then what else the world reports.
 
-    Where a policy from scratch is there, the first metric comes once more, normalised (see `normalised`).
+    Where a policy from scratch is there, the first metric comes once more, normalised (see `normalised`), unless rows
+    of `retention` say so.
     """
     parts: list[Table | Text] = []
     for (world, density), members in _groups(rows, "world", "density").items():
@@ -145,12 +146,14 @@ def table(rows: Sequence[Row], metrics: Sequence[str] | None = None) -> Group:
             for label, cells in _by_label(here).items():
                 sheet.add_row(_two_lines(label), *(_with_interval(cells.get(n), decimals) for n in sizes))
             sheet.add_section()
-        scores = _scores(members, shown[0])
+        # What is kept of it has rows of its own where a sweep has stated it.
+        kept = "retention" in shown
+        scores = {} if kept else _scores(members, shown[0])
         if scores:
             sheet.add_row(Text(f"{_words(shown[0])},\nnormalised", style="bold"))
             for label, of_size in scores.items():
                 sheet.add_row(_two_lines(label), *(f"{of_size[n]:.2f}" if n in of_size else "" for n in sizes))
-        parts += [sheet, Text(_note(members, bool(scores)), style="dim")]
+        parts += [sheet, Text(_note(members, bool(scores), kept), style="dim")]
     return Group(*parts)
 
 
@@ -267,7 +270,7 @@ def _scores(rows: Sequence[Row], metric: str) -> dict[str, dict[int, float]]:
     return scores
 
 
-def _note(rows: Sequence[Row], scores: bool) -> str:
+def _note(rows: Sequence[Row], scores: bool, kept: bool) -> str:
     """What the values, the intervals and the scores rest on."""
     runs = sorted({row.seeds for row in rows})
     episodes = sorted({row.episodes // row.seeds for row in rows})
@@ -278,6 +281,8 @@ def _note(rows: Sequence[Row], scores: bool) -> str:
         note += " (which tells nothing about another training run)"
     if scores:
         note += ". Normalised: 0 is random play, 1 is training from scratch at that size, stated where the two part"
+    if kept:
+        note += ". Retention: 0 is random play, 1 is training from scratch at that size, or the script"
     return note + "."
 
 
@@ -354,5 +359,7 @@ def _decimals(rows: Sequence[Row]) -> int:
 def _with_interval(row: Row | None, decimals: int) -> Text:
     if row is None:
         return Text("")
+    if math.isnan(row.ci_low):
+        return Text(f"{row.value:.{decimals}f}")
     interval = f"{row.ci_low:.{decimals}f}, {row.ci_high:.{decimals}f}"
     return Text.assemble(f"{row.value:.{decimals}f}", (f"\n{interval}", "dim"))

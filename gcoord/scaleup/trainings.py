@@ -111,6 +111,8 @@ def training(
     node = OmegaConf.merge(cfg, dict(changes))
     assert isinstance(node, DictConfig)
     conf.check(node)
+    OmegaConf.set_struct(node, False)
+    node.pop("evolution", None)
     node.n_agents, node.frames = size, frames
     node.resume, node.curriculum = None, None
     node.init_from = None if init_from is None else str(init_from.resolve())
