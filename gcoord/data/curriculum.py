@@ -15,9 +15,9 @@ Figures = dict[str, float]
 class Growing:
     """Team sizes one after another.
 
-    A round is played at one size. The team grows to the next when the mean of `metric` over the last `episodes` episodes
-    at the present size (as the exploring policy plays them) reaches `reach`, or when `frames` environment steps were
-    made there. The weights go on as they are: TransfQMix's curriculum (https://arxiv.org/abs/2301.05334, section 5) and
+    A round is played at one size. The team grows to the next when the mean of `metric` over the last `episodes`
+    episodes at the present size (as the exploring policy plays them) reaches `reach`, or when `frames` environment
+    steps were made there. The weights go on as they are: TransfQMix's curriculum (https://arxiv.org/abs/2301.05334, section 5) and
     the stages of EPC (https://arxiv.org/abs/2003.10423, section 4.1), whose selection among parallel runs is
     `gcoord.scaleup.evolution`.
 

@@ -46,8 +46,9 @@ class Body(nn.Module):
         normalise: standardise `own` by running statistics of living agents (vector observations only).
 
     `dropout` (or None) is set by who trains: who is left out of every graph, for the collector as for the learner; who
-    evaluates takes it away. `mixed` (bfloat16, or None) is set by who trains too: in train mode the encoder then computes in it under autocast, for
-    the collector as for the learner, so that both see the same policy; all else, and eval mode, is as the weights are.
+    evaluates takes it away. `mixed` (bfloat16, or None) is too: in train mode the encoder then computes in it under
+    autocast, for the collector as for the learner, so that both see the same policy; all else, and eval mode, is as the
+    weights are.
     """
 
     mixed: torch.dtype | None = None

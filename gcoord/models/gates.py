@@ -42,8 +42,8 @@ class GatedKernel(Kernel):
         alpha_ij^m = g_ij exp(l_ij^m) / (exp(l_ii^m) + sum_j g_ij exp(l_ij^m)),   l_ij^m = tau W_Q^m h_i . W_K^m h_j
         h'_i = relu(W concat_m(sum_j alpha_ij^m W_V^m h_j) + b)
 
-    A closed gate is as if the edge were cut; with every gate open it is `RelationKernel`, whose weights it can take over
-    (the gates then begin open). Gates are shared by the heads; oneself is always heard. After what gating is meant for,
+    A closed gate is as if the edge were cut; with every gate open it is `RelationKernel`, whose weights it can take
+    over (the gates then begin open). Gates are shared by the heads; oneself is always heard. After what gating is meant for,
     see Singh et al., https://arxiv.org/abs/1812.09755 (IC3Net): there a hard gate decides whether to speak, here a soft
     one whom to hear.
 

@@ -40,7 +40,8 @@ class Key(NamedTuple):
 
 @dataclass
 class Group:
-    """The runs of one policy at one size: what was played, and, of trained ones, what went into them and their curve."""
+    """The runs of one policy at one size: what was played, and, of trained ones, what went into them and their
+    curve."""
 
     key: Key
     cells: list[Cell] = field(default_factory=list)
@@ -193,8 +194,8 @@ def retentions(group: Group, groups: Sequence[Group]) -> tuple[list[Row], list[s
         high = comparison.interval(comparison.mean, against.scores(MAIN))
         if not high.low > low.high:
             notes.append(
-                f"{metric} of {called(group.key)} is not stated: the interval of {name} [{high.low:.3g}, {high.high:.3g}] "
-                f"does not lie above that of random play [{low.low:.3g}, {low.high:.3g}]"
+                f"{metric} of {called(group.key)} is not stated: the interval of {name} [{high.low:.3g}, "
+                f"{high.high:.3g}] does not lie above that of random play [{low.low:.3g}, {low.high:.3g}]"
             )
             continue
         found = comparison.interval(share, group.scores(MAIN), floor, against.scores(MAIN))

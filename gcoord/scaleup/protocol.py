@@ -203,7 +203,9 @@ class Sweep:
         if "fine_tuned" in modes and self.fine_tune.frames is None:
             raise ValueError("expected fine_tune.frames=<environment steps> for the mode fine_tuned (got none)")
         if "scratch" in modes and self.from_scratch.frames is None and not self.scratch:
-            raise ValueError("expected scratch.frames=<environment steps> or scratch.runs for the mode scratch (got none)")
+            raise ValueError(
+                "expected scratch.frames=<environment steps> or scratch.runs for the mode scratch (got none)"
+            )
         for run in self.scratch:
             if not set(run.policy.trained_on) <= set(sizes) or len(run.policy.trained_on) != 1:
                 raise ValueError(

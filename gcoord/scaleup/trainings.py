@@ -181,7 +181,8 @@ def curve(folder: Path) -> list[tuple[int, Figures]]:
     points: list[tuple[int, Figures]] = [(0, json.loads(path.read_text()))] if path.is_file() else []
     head = "evaluation_"
     for _, line in rounds(folder):
-        figures = {name.removeprefix(head): float(text) for name, text in line.items() if name.startswith(head) and text}
+        judged = {name: text for name, text in line.items() if name.startswith(head) and text}
+        figures = {name.removeprefix(head): float(text) for name, text in judged.items()}
         if figures:
             points.append((int(float(line["frames"])), figures))
     return points

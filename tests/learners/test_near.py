@@ -115,7 +115,8 @@ def test_the_weight_falls_to_nothing_in_a_straight_line():
 
 def test_a_resumed_run_stays_near_what_it_began_from_though_that_is_gone(small, tmp_path):
     shutil.copytree(small / "ppo", tmp_path / "small")
-    options = [*ALGOS["ppo"], "n_agents=5", f"init_from={tmp_path}/small", "fine_tune.near.weight=1", "checkpoint_frames=80"]
+    options = [*ALGOS["ppo"], "n_agents=5", f"init_from={tmp_path}/small", "checkpoint_frames=80"]
+    options += ["fine_tune.near.weight=1"]
     assert go(*options, "frames=400", "fine_tune.near.frames=800", f"run_dir={tmp_path}/r") == 0
     shutil.rmtree(tmp_path / "small")
     run = runs.resume(tmp_path / "r", frames=800)

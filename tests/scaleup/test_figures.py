@@ -1,4 +1,4 @@
-"""Promises of a sweep's figures: known answers of what is kept, gained and cost, and silence where nothing can be said."""
+"""Promises of a sweep's figures: known answers of what is kept, gained and cost, silence where nothing can be said."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ def test_intervals_of_one_run_are_over_its_episodes_and_of_several_over_their_me
 
 
 def test_curves_tell_where_tuning_begins_when_it_is_there_and_what_it_earns_on_the_way():
-    tuned = group("fine_tuned", [1.0], [1.0], curves=[[(0, 0.8), (10, 1.0), (20, 1.2)], [(0, 0.6), (10, 0.7), (20, 1.1)]])
+    ways = [[(0, 0.8), (10, 1.0), (20, 1.2)], [(0, 0.6), (10, 0.7), (20, 1.1)]]
+    tuned = group("fine_tuned", [1.0], [1.0], curves=ways)
     scratch = group(
         "scratch", [1.1, 1.2], [1.0, 1.1], train="16", curves=[[(0, 0.1), (50, 1.1)], [(0, 0.0), (40, 1.0), (50, 1.1)]]
     )
