@@ -17,8 +17,8 @@ class Growing:
 
     A round is played at one size. The team grows to the next when the mean of `metric` over the last `episodes`
     episodes at the present size (as the exploring policy plays them) reaches `reach`, or when `frames` environment
-    steps were made there. The weights go on as they are: TransfQMix's curriculum (https://arxiv.org/abs/2301.05334, section 5) and
-    the stages of EPC (https://arxiv.org/abs/2003.10423, section 4.1), whose selection among parallel runs is
+    steps were made there. The weights go on as they are. TransfQMix's curriculum (https://arxiv.org/abs/2301.05334) and
+    the stages of EPC (https://arxiv.org/abs/2003.10423) are such; EPC's selection among parallel runs is in
     `gcoord.scaleup.evolution`.
 
     Arguments:

@@ -66,7 +66,7 @@ class Learner(lightning.LightningModule):
         # Set by who trains: whom the policy is held near, and whether bodies stay as they are.
         self.near: Near | None = None
         self.keeps_bodies = False
-        # What the policy chose, or how it valued its actions, in the rows of the batch whose losses were asked for last.
+        # What the policy chose, or how it valued its actions, in the rows of the batch that was learnt from last.
         self.chosen: Choice | Tensor | None = None
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}

@@ -43,9 +43,8 @@ class GatedKernel(Kernel):
         h'_i = relu(W concat_m(sum_j alpha_ij^m W_V^m h_j) + b)
 
     A closed gate is as if the edge were cut; with every gate open it is `RelationKernel`, whose weights it can take
-    over (the gates then begin open). Gates are shared by the heads; oneself is always heard. After what gating is meant for,
-    see Singh et al., https://arxiv.org/abs/1812.09755 (IC3Net): there a hard gate decides whether to speak, here a soft
-    one whom to hear.
+    over (the gates then begin open). Gates are shared by the heads; oneself is always heard. Compare IC3Net
+    (https://arxiv.org/abs/1812.09755): there a hard gate decides whether to speak, here a soft one whom to hear.
 
     Arguments and shapes as in `Kernel`, and:
         openness: how open gates are at the beginning, in logits: 3 is g = 0.95.

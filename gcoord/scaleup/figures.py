@@ -23,9 +23,10 @@ from gcoord.scaleup.trainings import Spent, curve, spent
 MAIN = "return_per_agent"
 # What a clock has measured is another figure each time: it has a file of its own.
 CLOCKED = ("act_ms", "training_seconds")
-CURVE_FIELDS = (
-    "world density train_n_agents n_agents method mode condition seed frames agent_steps metric value".split()
-)
+CURVE_FIELDS = [
+    *("world", "density", "train_n_agents", "n_agents", "method", "mode", "condition"),
+    *("seed", "frames", "agent_steps", "metric", "value"),
+]
 
 
 class Key(NamedTuple):

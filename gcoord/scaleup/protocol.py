@@ -348,7 +348,7 @@ def _is_same(run: Trained, work: Training, size: int) -> bool:
 
     def rest(cfg: Mapping[str, Any]) -> dict[str, Any]:
         # Whether the world was left to choose its kind of actions makes no difference to what it chose.
-        left: dict[str, Any] = {name: value for name, value in cfg.items() if name not in aside}
+        left: dict[str, Any] = {name: value for name, value in cfg.items() if name not in aside and value is not None}
         left["env"] = {name: value for name, value in left["env"].items() if name != "continuous"}
         return left
 

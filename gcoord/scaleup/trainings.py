@@ -16,6 +16,7 @@ from rich.console import Console
 from gcoord import conf
 from gcoord import run as runs
 from gcoord.callbacks import Figures, write_json
+from gcoord.checkpoint import STATE_FILE
 from gcoord.policy import DESCRIPTION
 from gcoord.scaleup.cells import digest, slug
 
@@ -55,7 +56,7 @@ class Training:
         if self.is_finished():
             return
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "config.yaml").exists() and not (folder / "checkpoints" / "last").exists():
+        if (folder / "config.yaml").exists() and not (folder / "checkpoints" / "last" / STATE_FILE).exists():
             # Killed before its first checkpoint: there is nothing to go on with.
             shutil.rmtree(folder)
             folder.mkdir()

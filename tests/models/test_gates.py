@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import nn
 
 from gcoord.graph import AgentGraph
 from gcoord.models import GatedKernel, RelationKernel
+from gcoord.models.messages import Heard, heard
 
 DIM, EDGE = 16, 3
 
@@ -52,21 +52,17 @@ def test_a_closed_gate_is_as_if_the_edge_were_cut() -> None:
 
 def test_at_first_all_gates_are_open_alike() -> None:
     gated, _ = pair(openness=3.0)
-    hidden = gated.gate(torch.randn(2, 5, DIM), torch.randn(2, 5, DIM), team_slots())
+    hidden = gated.gate(torch.randn(2, 5, DIM), torch.randn(2, 5, DIM), slots(team(5, 2)))
     assert torch.allclose(hidden.exp(), torch.sigmoid(torch.tensor(3.0)).expand_as(hidden))
 
 
-def team_slots():  # noqa: ANN201 (a private form of graphs)
-    from gcoord.models.messages import heard
-
-    graph = team(5, 2)
+def slots(graph: AgentGraph) -> Heard:
     return heard(graph.mask, None, graph.edge, True)
 
 
-@pytest.mark.parametrize("openness", [3.0])
-def test_gates_learn_to_turn_off_who_misleads(openness: float) -> None:
+def test_gates_learn_to_turn_off_who_misleads() -> None:
     """Everybody is to repeat its own number; what others say is noise, marked by the edge."""
-    kernel = GatedKernel(DIM, 4, EDGE, openness=openness)
+    kernel = GatedKernel(DIM, 4, EDGE)
     read = nn.Linear(DIM, DIM)
     optimiser = torch.optim.Adam([*kernel.parameters(), *read.parameters()], lr=1e-2)
     for _ in range(150):
@@ -77,12 +73,6 @@ def test_gates_learn_to_turn_off_who_misleads(openness: float) -> None:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    slots = torch.exp(kernel.gate(x, x, _heard(graph)))
+    openness = torch.exp(kernel.gate(x, x, slots(graph)))
     liars = (graph.mask & (torch.arange(6) >= 3))[:, :3]
-    assert slots[:, :3][liars].mean() < 0.3
-
-
-def _heard(graph: AgentGraph):  # noqa: ANN202
-    from gcoord.models.messages import heard
-
-    return heard(graph.mask, None, graph.edge, True)
+    assert openness[:, :3][liars].mean() < 0.3
