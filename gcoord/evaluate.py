@@ -98,7 +98,10 @@ def make_sweep(cfg: DictConfig, console: Console) -> Sweep:
     all_modes(cfg)
     if type(cfg.processes) is not int or cfg.processes < 1:
         raise ValueError(f"expected processes to be a positive whole number (got {cfg.processes!r})")
-    train_sizes = conf.team_sizes(cfg.train_sizes) if cfg.train_sizes else []
+    try:
+        train_sizes = conf.team_sizes(cfg.train_sizes) if cfg.train_sizes else []
+    except ValueError as error:
+        raise ValueError(str(error).replace("n_agents", "train_sizes")) from error
     if cfg.epsilon is not None:
         check_epsilon("epsilon", cfg.epsilon)
     check_fine_tune(cfg.fine_tune)

@@ -292,7 +292,7 @@ REFUSED = {
     "fine_tune.frames=few": "expected fine_tune.frames to be a positive whole number (got 'few')",
     "fine_tune.train=some": "expected fine_tune.train to be all or heads (got 'some')",
     "processes=0": "expected processes to be a positive whole number (got 0)",
-    "train_sizes=[0]": "expected n_agents to be a positive whole number or a list of them (got [0])",
+    "train_sizes=[0]": "expected train_sizes to be a positive whole number or a list of them (got [0])",
     "run=[here,here]": "expected at least one run, each once",
 }
 
