@@ -56,6 +56,7 @@ class Imitation(Learner):
         memory = warmed(self.agent.body, batch)
         choice, features = self.agent.unroll(steps.seen, memory, resets(steps.valid)[:-1], key=steps.key)
         assert not isinstance(choice, Tensor)
+        self.chosen = choice
         action = played(steps)
         bound = getattr(choice, "bound", None)
         terms = {"nll": -choice.log_prob(action)} if bound is None else bound(action)
