@@ -19,6 +19,8 @@ from torch import Tensor
 
 # Pairs whose distances are held at once: bounds memory, not results.
 PAIRS_AT_ONCE = 2**22
+# So few pairs are sooner compared than narrowed down.
+FEW_PAIRS = 2**19
 # Agents and entities of the graphs that are searched at once: the same for the arrays that grow with their number.
 GRAPHS_AT_ONCE = 2**19
 # Shape of strips and windows (see `_plan`), in units of the distance within which the k nearest are expected.
@@ -315,7 +317,7 @@ def _in_strips(query: _Query, senders: Tensor) -> _Found:
     graphs, rows = missing.nonzero().unbind(-1)
     while len(rows):
         part, again = query.rows(graphs, rows), None
-        if window is not None:
+        if window is not None and len(rows) * n_senders > FEW_PAIRS:
             # Where agents crowd, most lack a longer window; more strips come with the tries that follow.
             sides, window, wider = wider, 2 * window, 2 * wider
             if 2 * (2 * sides + 1) * window < n_senders:
