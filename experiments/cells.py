@@ -1,7 +1,7 @@
 """Cells of a study: runs of `gcoord.train`, each kept as one small JSON file that is committed.
 
-A cell that has its file is not run again, one that was cut short goes on from its checkpoint, and several processes of
-the same command share the cells among them.
+A cell that has its file is not run again (unless its options have changed since), one that was cut short goes on from
+its checkpoint, and several processes of the same command share the cells among them.
 """
 
 from __future__ import annotations
@@ -60,11 +60,16 @@ def work(cells: Iterable[Cell], rows: Path, runs: Path) -> Iterator[tuple[Cell, 
     runs.mkdir(parents=True, exist_ok=True)
     for cell in cells:
         with claimed(runs / f"{cell.name}.lock") as mine:
-            if mine and not (rows / f"{cell.name}.json").exists():
+            if mine and not is_kept(cell, rows / f"{cell.name}.json"):
                 how = run(cell, rows, runs / cell.name)
                 yield cell, how
                 if how == STOPPED:
                     return
+
+
+def is_kept(cell: Cell, path: Path) -> bool:
+    """Whether there is a file of this cell with these options."""
+    return path.exists() and json.loads(path.read_text())["options"] == list(cell.options)
 
 
 @contextmanager
@@ -81,12 +86,15 @@ def claimed(path: Path) -> Iterator[bool]:
 
 def run(cell: Cell, rows: Path, folder: Path) -> str:
     """Runs one cell to its end and writes its file: done, stopped, or failed (why stands above)."""
-    resumed = (folder / "checkpoints" / "last").exists()
+    told = folder.with_name(f"{cell.name}.options")
+    options = " ".join(cell.overrides)
+    resumed = (folder / "checkpoints" / "last").exists() and told.exists() and told.read_text() == options
     overrides = [*cell.overrides, f"run_dir={folder}"]
     if resumed:
         overrides = [f"resume={folder}"]
-    elif folder.exists():
-        shutil.rmtree(folder)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        told.write_text(options)
     began = time.process_time()
     code = run_command("train", train, overrides, validate=validate)
     if code:
@@ -162,6 +170,12 @@ def groups(cells: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, 
 def scores(members: list[dict[str, Any]], metric: str = METRIC) -> np.ndarray:
     """A figure of each seed, as [runs, tasks] of one task."""
     return np.array([[one["trained"][metric]] for one in members])
+
+
+def seconds(members: list[dict[str, Any]]) -> str:
+    """Processor seconds of the longest run that was not cut short, in words."""
+    spent = [one["processor_seconds"] for one in members if one.get("processor_seconds")]
+    return f"{max(spent):.0f}" if spent else ""
 
 
 def replaced(path: Path, name: str, lines: list[str]) -> None:

@@ -42,10 +42,10 @@ def test_a_cell_is_trained_once_and_kept_as_one_file(tmp_path: Path) -> None:
     assert first["episodes"] == 100 and first["frames"] >= 40 and first["processor_seconds"] > 0
     assert [frames for frames, _ in first["curve"]] == [20, 40]
     assert set(first["trained"]) == set(first["random"]) >= {"return_per_agent", "success"}
-    (rows / "native-spread-ippo-0.json").unlink()
-    assert [cell.name for cell, _ in work(cells, rows, runs)] == ["native-spread-ippo-0"]
+    other = Cell("native/spread", "ippo", 0, (*SMALL, "algo.gamma=0.5"))
+    assert [cell.name for cell, _ in work([other], rows, runs)] == ["native-spread-ippo-0"]
     again = json.loads((rows / "native-spread-ippo-0.json").read_text())
-    assert again["trained"] == first["trained"] and again["curve"] == first["curve"]
+    assert again["options"] == [*SMALL, "algo.gamma=0.5"] and again["trained"] != first["trained"]
 
 
 def test_what_another_process_is_at_is_left_to_it(tmp_path: Path) -> None:

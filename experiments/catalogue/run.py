@@ -18,12 +18,9 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-import numpy as np  # noqa: E402
-
 import gcoord  # noqa: E402
 from experiments.cells import (  # noqa: E402
     EPISODES,
-    METRIC,
     SEED,
     TEAMS,
     Cell,
@@ -32,6 +29,7 @@ from experiments.cells import (  # noqa: E402
     kept,
     replaced,
     scores,
+    seconds,
     work,
 )
 from gcoord.checkpoint import whole_file  # noqa: E402
@@ -45,31 +43,35 @@ SEEDS = (0, 1, 2)
 
 @dataclass(frozen=True)
 class World:
-    """frames of every run; options of the world; second: what is shown beside the return."""
+    """frames of every run, size of the team, what is set for all algorithms, and what is shown beside the return."""
 
     frames: int
-    options: tuple[str, ...]
+    size: int
+    options: str
     second: str
 
 
 WORLDS = {
-    "native/spread": World(40_000, ("n_agents=3", "algo.gamma=0.95"), "success"),
-    "native/target": World(40_000, ("n_agents=3", "algo.gamma=0.95"), "success"),
-    "native/routing": World(20_000, ("n_agents=20", "algo.gamma=0.98", "model.normalise=true"), "throughput"),
-    "native/skirmish": World(40_000, ("n_agents=3", "algo.gamma=0.99"), "success"),
+    "native/spread": World(40_000, 3, "algo.gamma=0.95", "success"),
+    "native/target": World(40_000, 3, "algo.gamma=0.95", "success"),
+    "native/routing": World(20_000, 20, "algo.gamma=0.98 model.normalise=true", "throughput"),
+    "native/skirmish": World(40_000, 3, "algo.gamma=0.99", "success"),
 }
 
-# Who is asked for by what: how an algorithm is trained here, what it learns with besides its policy, and what an agent
-# must hear while it acts. No mixer and no critic is there at execution.
-VALUES = ("num_envs=16", "source.steps=5", "source.updates=3", "source.bursts=25", "source.batch=64", "source.warmup=2000", "algo.lr=1e-3", "algo.tau=0.05")
-ROLLOUTS = ("num_envs=32", "source.steps=25", "source.epochs=8", "source.minibatch=400", "algo.entropy=0.01", "algo.lr=1e-3")
-ACTORS = (*VALUES[:2], "source.updates=2", *VALUES[3:])
+# How each family is trained; no mixer and no critic is there at execution.
+REPLAYED = "num_envs=16 source.steps=5 source.bursts=25 source.warmup=2000 algo.tau=0.05 algo.lr=1e-3"
+VALUES = f"{REPLAYED} source.batch=64 source.updates=3"
+ACTORS = f"{REPLAYED} source.batch=64 source.updates=2"
+ROLLOUTS = "num_envs=32 source.steps=25 source.epochs=8 source.minibatch=400 algo.entropy=0.01 algo.lr=1e-3"
+COUNTERFACTUAL = "num_envs=16 source.steps=10 algo.entropy=0.01 algo.lr=1e-3"
 ONE, TWO = "one round", "two rounds"
 
 
 @dataclass(frozen=True)
 class Algo:
-    options: tuple[str, ...]
+    """How it is trained, what it learns with besides its policy, and what an agent must hear while it acts."""
+
+    options: str
     learns_with: str
     hears: str = ONE
 
@@ -89,13 +91,14 @@ ALGOS = {
     "roma": Algo(VALUES, "a mixer"),
     "ippo": Algo(ROLLOUTS, "own critic"),
     "mappo": Algo(ROLLOUTS, "a central critic"),
-    "coma": Algo(("num_envs=16", "source.steps=10", "algo.entropy=0.01", "algo.lr=1e-3"), "a central critic"),
+    "coma": Algo(COUNTERFACTUAL, "a central critic"),
     "belief_ppo": Algo(ROLLOUTS, "own critic", f"{ONE}, and beliefs of whom it hears"),
     "iddpg": Algo(ACTORS, "own critic"),
     "maddpg": Algo(ACTORS, "a central critic"),
     "isac": Algo(ACTORS, "own critics"),
     "masac": Algo(ACTORS, "central critics"),
 }
+
 
 def cells(worlds: list[str], algos: list[str], seeds: list[int], times: int) -> list[Cell]:
     """One seed of everything before the next."""
@@ -106,22 +109,24 @@ def cell(name: str, algo: str, seed: int, times: int) -> Cell:
     world, made = WORLDS[name], ALGOS[algo]
     frames = world.frames * times
     options = [
-        *("device=cpu", "threads=1", "log.tensorboard=false", f"frames={frames}", f"checkpoint_frames={frames // 4}"),
-        *(f"evaluation.frames={frames // 4}", "evaluation.episodes=20", "evaluation.num_envs=20"),
+        f"n_agents={world.size} device=cpu threads=1 log.tensorboard=false frames={frames}",
+        f"checkpoint_frames={frames // 4} evaluation.frames={frames // 4}",
+        "evaluation.episodes=20 evaluation.num_envs=20",
         f"model.encoder.rounds={2 if made.hears is TWO else 1}",
-        *world.options,
-        *made.options,
+        world.options,
+        made.options,
     ]
+    # Those with a temperature explore by themselves.
     if made.options in (VALUES, ACTORS) and algo not in ("isac", "masac"):
         options.append(f"algo.epsilon_frames={frames // 2}")
-    return Cell(name, algo, seed, tuple(options))
+    return Cell(name, algo, seed, tuple(" ".join(options).split()))
 
 
 def references(worlds: list[str], seeds: list[int], rows: Path) -> None:
     """Random and scripted teams, in the episodes that the trained ones are tested in."""
     rows.mkdir(parents=True, exist_ok=True)
     for name in worlds:
-        size = int(WORLDS[name].options[0].partition("=")[2])
+        size = WORLDS[name].size
         for seed in seeds:
             for algo in ("random", "script"):
                 path = rows / f"{name.replace('/', '-')}-{algo}-{seed}.json"
@@ -157,7 +162,10 @@ def table(world: str, found: dict[tuple[str, str], list[dict[str, Any]]]) -> lis
     """One world's table, and which cells lack what."""
     second = WORLDS[world].second
     _, _, chance = interval(iqm, scores(found[world, "random"]))
-    lines = [f"| algorithm | learns with | hears while acting | return per agent | {second} | seeds | processor s |", "|" + "---|" * 7]
+    lines = [
+        f"| algorithm | learns with | hears while acting | return per agent | {second} | seeds | processor s a run |",
+        "|" + "---|" * 7,
+    ]
     for algo in ("random", "script", *ALGOS):
         members = found.get((world, algo), [])
         if not members:
@@ -165,11 +173,10 @@ def table(world: str, found: dict[tuple[str, str], list[dict[str, Any]]]) -> lis
         value, low, high = interval(iqm, scores(members))
         width = f" [{low:.4g}, {high:.4g}]" if len(members) > 1 else ""
         mark = "" if algo in ("random", "script") or low > chance else " (not above random)"
-        seconds = [one["processor_seconds"] for one in members if one.get("processor_seconds")]
         made = ALGOS.get(algo)
         lines.append(
             f"| {algo} | {made.learns_with if made else ''} | {made.hears if made else ''} | {value:.4g}{width}{mark} "
-            f"| {iqm(scores(members, second)):.3g} | {len(members)} | {f'{max(seconds):.0f}' if seconds else ''} |"
+            f"| {iqm(scores(members, second)):.3g} | {len(members)} | {seconds(members)} |"
         )
     return lines
 
