@@ -43,9 +43,9 @@ POINTS = f"{REPLAYED} num_envs=4 source.steps=2 source.updates=2 source.bursts=5
 # Frames, and what else is set.
 SETTINGS: dict[tuple[str, str], tuple[int, str]] = {
     (CARTPOLE, "dqn"): (
-        40_000,
-        f"{REPLAYED} num_envs=8 source.steps=2 source.updates=2 source.bursts=50 source.batch=128 algo.double=true "
-        "algo.lr=1e-3 algo.tau=0.05 algo.epsilon_end=0.04",
+        20_000,
+        f"{REPLAYED} num_envs=8 source.steps=8 source.updates=16 source.bursts=10 source.batch=32 source.length=20 "
+        "algo.n_step=20 algo.double=true algo.lr=2e-3 algo.tau=0.05 algo.epsilon_end=0.04",
     ),
     (CARTPOLE, "ppo"): (
         30_000,

@@ -489,7 +489,8 @@ def test_exploration_falls_over_frames():
 
 
 @pytest.mark.parametrize(
-    "option", [{"gamma": 1.5}, {"critics": 0}, {"policy_every": 0}, {"judge": "mean"}, {"smoothing": -0.1}, {"restraint": -1.0}]
+    "option",
+    [{"gamma": 1.5}, {"critics": 0}, {"policy_every": 0}, {"judge": "mean"}, {"smoothing": -0.1}, {"restraint": -1.0}],
 )
 def test_bad_input_gets_one_line(option):
     with pytest.raises(ValueError, match=r"^expected .* \(got .*\)$"):
