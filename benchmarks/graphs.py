@@ -48,22 +48,26 @@ def places(graphs: int, agents: int, layout: str, seed: int, device: str) -> Ten
     return position.to(device)
 
 
-def milliseconds(call: Callable[[], Any], device: str, seconds: float) -> dict[str, float]:
-    """Median and fastest call within about `seconds`, after three to warm up."""
+def milliseconds(calls: dict[str, Callable[[], Any]], device: str, seconds: float) -> dict[str, dict[str, float]]:
+    """Median and fastest of each call, in turn, within about `seconds` a call, after three to warm up."""
 
-    def timed() -> float:
+    def timed(call: Callable[[], Any]) -> float:
         start = time.perf_counter()
         call()
         if device.startswith("cuda"):
             torch.cuda.synchronize()
         return (time.perf_counter() - start) * 1e3
 
-    for _ in range(3):
-        timed()
-    end, took = time.perf_counter() + seconds, [timed() for _ in range(5)]
-    while time.perf_counter() < end:
-        took.append(timed())
-    return {"median_ms": statistics.median(took), "min_ms": min(took)}
+    for call in calls.values():
+        for _ in range(3):
+            timed(call)
+    took: dict[str, list[float]] = {name: [] for name in calls}
+    end, rounds = time.perf_counter() + seconds * len(calls), 0
+    while rounds < 5 or time.perf_counter() < end:
+        for name, call in calls.items():
+            took[name].append(timed(call))
+        rounds += 1
+    return {name: {"median_ms": statistics.median(times), "min_ms": min(times)} for name, times in took.items()}
 
 
 def neighbours(graphs: int, agents: int, k: int, layout: str, device: str, seconds: float, seed: int) -> dict[str, Any]:
@@ -83,7 +87,7 @@ def neighbours(graphs: int, agents: int, k: int, layout: str, device: str, secon
         "brute_force": partial(brute_force, position, k),
         "kernel_forward": partial(kernel, torch.randn(graphs, agents, 64, device=device), graph),
     }
-    times = {name: milliseconds(call, device, seconds) for name, call in calls.items()}
+    times = milliseconds(calls, device, seconds)
     took = {name: time["min_ms"] for name, time in times.items()}
     return {
         "graphs": graphs,
@@ -101,12 +105,15 @@ def small_teams(graphs: int, agents: int, k: int, device: str, seconds: float, s
     """One size of the training loop: the dense graph and its edge features."""
     position = places(graphs, agents, "uniform", seed, device)
     alive = torch.ones(graphs, agents, dtype=torch.bool, device=device)
+    calls = {
+        "nearest": partial(Nearest(k), alive, position),
+        "geometry": partial(geometry, Nearest(k)(alive, position), position),
+    }
     return {
         "graphs": graphs,
         "agents": agents,
         "neighbours": k,
-        "nearest": milliseconds(partial(Nearest(k), alive, position), device, seconds),
-        "geometry": milliseconds(partial(geometry, Nearest(k)(alive, position), position), device, seconds),
+        **milliseconds(calls, device, seconds),
     }
 
 

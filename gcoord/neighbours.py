@@ -17,8 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Pairs whose distances are held at once: bounds memory, not results.
-PAIRS_AT_ONCE = 2**22
+# Pairs whose distances are held at once, so that they stay in the cache: bounds memory, not results.
+PAIRS_AT_ONCE = 2**20
+# So few pairs are sooner compared than narrowed down.
+FEW_PAIRS = 2**19
+# Candidates that are asked together for the nearest of them: a search among minima costs less than one among all.
+GROUP = 8
 # Agents and entities of the graphs that are searched at once: the same for the arrays that grow with their number.
 GRAPHS_AT_ONCE = 2**19
 # Shape of strips and windows (see `_plan`), in units of the distance within which the k nearest are expected.
@@ -76,7 +80,7 @@ def nearest(
     k: int,
     r: float | None = None,
     key: Tensor | None = None,
-    cells_from: int = 512,
+    cells_from: int = 640,
     first: int = 0,
 ) -> Neighbours:
     """The k nearest present senders of every living receiver, within distance r if given.
@@ -175,7 +179,7 @@ def _select(
         inside = squared <= query.squared_r
         squared, within = torch.where(inside, squared, torch.inf), inside.sum(-1)
     k = min(query.k, squared.shape[-1])
-    values, columns = squared.topk(min(k + 1, squared.shape[-1]), dim=-1, largest=False)
+    values, columns = _smallest(squared, min(k + 1, squared.shape[-1]))
     kth = values[..., k - 1 : k].clamp(max=torch.finfo(squared.dtype).max)
     tied = bool((values[..., k:] <= kth).any())
     if tied:
@@ -190,6 +194,22 @@ def _select(
         values, sender = values[..., :k], sender[..., :k]
     mask = values <= kth
     return _Found(torch.where(mask, sender, 0), mask, within, kth)
+
+
+def _smallest(squared: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k smallest of [*, C] and their columns, in order: looked for in the k groups that hold the smallest ones."""
+    groups = squared.shape[-1] // GROUP
+    if groups < 2 * k:
+        values, columns = squared.topk(k, dim=-1, largest=False)
+        return values, columns
+    grouped = squared[..., : groups * GROUP].unflatten(-1, (GROUP, groups))
+    best = grouped.amin(-2).topk(k, dim=-1, largest=False, sorted=False).indices.unsqueeze(-2)
+    columns = torch.arange(0, groups * GROUP, groups, device=squared.device).unsqueeze(-1) + best  # [*, GROUP, k]
+    # The last columns, too few for a group of their own, are always looked at.
+    rest = torch.arange(groups * GROUP, squared.shape[-1], device=squared.device).expand(*squared.shape[:-1], -1)
+    columns = torch.cat([columns.flatten(-2), rest], dim=-1)
+    values, places = squared.gather(-1, columns).topk(k, dim=-1, largest=False)
+    return values, columns.gather(-1, places)
 
 
 def _among_all(query: _Query, senders: Tensor) -> _Found:
@@ -315,7 +335,7 @@ def _in_strips(query: _Query, senders: Tensor) -> _Found:
     graphs, rows = missing.nonzero().unbind(-1)
     while len(rows):
         part, again = query.rows(graphs, rows), None
-        if window is not None:
+        if window is not None and len(rows) * n_senders > FEW_PAIRS:
             # Where agents crowd, most lack a longer window; more strips come with the tries that follow.
             sides, window, wider = wider, 2 * window, 2 * wider
             if 2 * (2 * sides + 1) * window < n_senders:

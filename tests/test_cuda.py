@@ -68,6 +68,22 @@ def test_a_policy_acts_the_same_on_both_devices(tmp_path):
     run.close()
 
 
+@needs_cuda
+@pytest.mark.parametrize("env", ["native/prison", "native/waterworld"])
+def test_native_worlds_go_the_same_way_on_both_devices(env):
+    here, there = (gcoord.make_env(env, num_envs=32, device=device) for device in ("cpu", "cuda"))
+    here.reset(0), there.reset(0)
+    there.load_state_dict(there.state_dict() | {"state": here.state_dict()["state"]})
+    shape = (32, here.spec.n_agents)
+    action = torch.randint(3, shape) if here.spec.discrete else torch.rand(*shape, 2) * 2 - 1
+    seen, mine = here.step(action)
+    same, theirs = there.step(action.cuda())
+    torch.testing.assert_close(mine.reward, theirs.reward.cpu(), atol=1e-4, rtol=0)
+    # What starts anew is drawn from another stream.
+    quiet = ~torch.stack(list(mine.metrics.values())).bool().any(0)
+    torch.testing.assert_close(seen.own[quiet], same.own.cpu()[quiet], atol=1e-3, rtol=0)
+
+
 def test_the_counter_sees_what_leaves():
     counter = Leaving()
     assert not counter.counts

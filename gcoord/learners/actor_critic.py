@@ -18,8 +18,8 @@ from gcoord.learners.constraints import Penalty, Temperature
 from gcoord.learners.terms import surprise, warmed
 from gcoord.models.action_critics import ActionCritic
 from gcoord.models.agent import Agent, Body, Features
-from gcoord.models.heads import Choice
-from gcoord.models.kinds import policy_head
+from gcoord.models.heads import CategoricalChoice, Choice
+from gcoord.models.kinds import MixedChoice, policy_head
 from gcoord.models.proposals import ActionCode, Proposals, Relaxation
 from gcoord.spec import TeamSpec
 from gcoord.trajectory import Observation, Trajectory, learns, masked_mean, played, resets
@@ -59,6 +59,9 @@ class ActorCritic(Learner):
         target_policy: whether next actions are those of a slowly following copy of the policy.
         smoothing, smoothing_clip: deviation and limit of the noise on next points, in halves of the box.
         policy_every: updates for each of the policy, the temperature and the target networks.
+        restraint: weight of the mean square of the logits of numbered actions in the policy's loss (1e-3 in the code of
+            MADDPG's authors, which still left teams all doing the same on native/spread; our configurations say 0.01):
+            once a Gumbel-softmax policy is certain, nothing else ever moves it again.
         share_encoder: critics read the policy's features, which then only their loss trains.
         gamma: discount per step.
         tau: share of the online networks that enters the targets.
@@ -82,6 +85,7 @@ class ActorCritic(Learner):
         smoothing: float = 0.0,
         smoothing_clip: float = 0.5,
         policy_every: int = 1,
+        restraint: float = 0.0,
         share_encoder: bool = False,
         gamma: float = 0.99,
         tau: float = 0.01,
@@ -97,7 +101,7 @@ class ActorCritic(Learner):
         for name, share in (("gamma", gamma), ("tau", tau)):
             if not 0 <= share <= 1:
                 raise ValueError(f"expected {name} between 0 and 1 (got {share})")
-        scales = {"smoothing": smoothing, "smoothing_clip": smoothing_clip}
+        scales = {"smoothing": smoothing, "smoothing_clip": smoothing_clip, "restraint": restraint}
         for name, scale in {**scales, "epsilon_start": epsilon_start, "epsilon_end": epsilon_end}.items():
             if scale < 0:
                 raise ValueError(f"expected {name} of at least 0 (got {scale})")
@@ -121,6 +125,7 @@ class ActorCritic(Learner):
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.judge, self.others, self.target_policy, self.share_encoder = judge, others, target_policy, share_encoder
         self.smoothing, self.smoothing_clip, self.policy_every = smoothing, smoothing_clip, policy_every
+        self.restraint = restraint
         self.gamma, self.tau = gamma, tau
         self.epsilon_start, self.epsilon_end, self.epsilon_frames = epsilon_start, epsilon_end, epsilon_frames
 
@@ -219,6 +224,8 @@ class ActorCritic(Learner):
         with frozen(self.critics):
             q = _values(judges, h, seen, proposals.code, others).amin(0)
         loss = proposals.mean(self._price(proposals, seen) - q)
+        if self.restraint and (logits := _logits(choice)) is not None:
+            loss = loss + self.restraint * logits
         for penalty in self.penalties.values():
             loss = loss + penalty.policy(batch, choice)
         losses = {"policy": masked_mean(loss, mask)}
@@ -278,3 +285,11 @@ def _choice(agent: Agent, features: Features, rows: slice, seen: Observation, ke
     choice = agent.read(Features(features.h[rows], features.graph[rows]), seen, key)
     assert not isinstance(choice, Tensor)
     return choice
+
+
+def _logits(choice: Choice) -> Tensor | None:
+    """Mean square [*, N] of the logits of every agent's available numbered actions, 0 for who has none; None where
+    nobody has any."""
+    if isinstance(choice, MixedChoice):
+        return torch.where(choice.is_discrete, choice.numbers.size(), 0.0)
+    return choice.size() if isinstance(choice, CategoricalChoice) else None

@@ -73,6 +73,11 @@ class CategoricalChoice:
     def entropy(self) -> Tensor:
         return -(self.probs * self.log_probs).sum(-1)
 
+    def size(self) -> Tensor:
+        """[*, N]: mean square of the logits of what is available, 0 where nothing is."""
+        available = self.logits > torch.finfo(self.logits.dtype).min
+        return torch.where(available, self.logits, 0.0).square().sum(-1) / available.sum(-1).clamp(min=1)
+
     def kl(self, other: Choice) -> Tensor:
         assert isinstance(other, CategoricalChoice)
         return (self.probs * (self.log_probs - other.log_probs)).sum(-1)

@@ -50,6 +50,27 @@ def test_it_is_gymnasiums_own_environment(id: str) -> None:
             break
 
 
+@pytest.mark.parametrize(
+    ("factory", "id", "options"),
+    [
+        (cartpole, "CartPole-v1", {"max_steps": 12}),
+        (pendulum, "Pendulum-v1", {"max_steps": 7}),
+        (pendulum, "Pendulum-v1", {"max_steps": 7, "continuous": False}),
+    ],
+)
+def test_worlds_that_write_their_own_rows_step_like_those_asked_agent_by_agent(
+    factory: Any, id: str, options: dict[str, Any]
+) -> None:
+    rows, asked = factory(num_envs=3, workers=0, **options), make(id, num_envs=3, workers=0, **options)
+    act = random_actions(rows.spec, 0)
+    one, other = rows.reset(5), asked.reset(5)
+    for _ in range(40):
+        assert (one == other).all()
+        action = act(one, None, torch.zeros(3))[0]
+        (one, outcome), (other, same) = rows.step(action), asked.step(action)
+        assert (outcome == same).all()
+
+
 def test_the_clock_truncates_and_a_fall_terminates() -> None:
     env = cartpole(workers=0, max_steps=5)
     assert env.spec.max_steps == 5 and cartpole(workers=0).spec.max_steps == 500

@@ -170,6 +170,27 @@ def test_gumbel_and_closed_form_both_find_the_best_number(name):
     assert choice.mode()[0, 0] == 1 and choice.probs[0, 0, 1] > 0.5
 
 
+@pytest.mark.parametrize("restraint, best", [(0.0, 1), (1e-3, 0)])
+def test_a_policy_that_is_certain_of_the_wrong_number_is_moved_by_its_restraint_alone(restraint, best):
+    table = torch.tensor([1.0, 0.0, 0.5])
+    learner, batch = bandit(
+        Discrete(3), lambda own, others: own @ table, **{**DDPG, "temperature": None, "restraint": restraint}
+    )
+    with torch.no_grad():
+        learner.agent.head.logits.bias.copy_(torch.tensor([0.0, 20.0, 0.0]))
+    fit(learner, batch, 200, lr=0.1)
+    assert learner.agent(batch.last)[0].mode()[0, 0] == best
+
+
+def test_the_restraint_is_its_share_of_the_mean_square_of_available_logits():
+    available = torch.tensor([True, True, True, False])
+    with_it, batch = bandit(Discrete(4), lambda own, others: own[..., 0], available, restraint=0.5)
+    without, _ = bandit(Discrete(4), lambda own, others: own[..., 0], available)
+    logits = without.agent(batch.last)[0].logits[0, 0, :3]
+    more = with_it.losses(batch)["policy"] - without.losses(batch)["policy"]
+    torch.testing.assert_close(more, 0.5 * logits.square().mean())
+
+
 def test_ddpgs_gradient_is_that_of_q_at_the_policys_action_times_the_policys_own():
     learner, source = make("ddpg", env={"continuous": True})
     nn.init.normal_(learner.agent.head.mean.weight, std=0.5)
@@ -468,7 +489,8 @@ def test_exploration_falls_over_frames():
 
 
 @pytest.mark.parametrize(
-    "option", [{"gamma": 1.5}, {"critics": 0}, {"policy_every": 0}, {"judge": "mean"}, {"smoothing": -0.1}]
+    "option",
+    [{"gamma": 1.5}, {"critics": 0}, {"policy_every": 0}, {"judge": "mean"}, {"smoothing": -0.1}, {"restraint": -1.0}],
 )
 def test_bad_input_gets_one_line(option):
     with pytest.raises(ValueError, match=r"^expected .* \(got .*\)$"):

@@ -46,6 +46,12 @@ def test_unavailable_actions_have_probability_exactly_zero():
     assert choice.mode().item() == 2
 
 
+def test_the_size_of_logits_is_the_mean_square_of_what_is_available():
+    available = torch.tensor([[True, False, True, False], [False] * 4])
+    size = CategoricalChoice(torch.tensor([[1.0, 50.0, 2.0, -3.0], [1.0, 2.0, 3.0, 4.0]]), available).size()
+    assert size.tolist() == [2.5, 0.0]
+
+
 def test_masked_choices_have_finite_gradients():
     logits = torch.randn(5, 3, 4, requires_grad=True)
     available = torch.rand(5, 3, 4) < 0.4  # some rows have nothing available

@@ -50,7 +50,8 @@ class Waterworld:
 
     Arguments:
         n_agents: pursuers; None: the world's 2.
-        num_envs: squares (B). device: where all lives and happens. seed: of the world's own random stream.
+        num_envs: squares (B). device: where all lives and happens; a step asks it for the lengths of some lists.
+        seed: of the world's own random stream.
         density: `fixed`: with s = sqrt(n / 2), the square has sides s, round(5 s^2) evaders, round(10 s^2) poisons, and
             round(s)^2 obstacles (at least one) in the middles of as many equal squares; `arena`: sides of 1, 5 evaders,
             10 poisons and one obstacle, whatever the team.
