@@ -27,10 +27,11 @@ def page() -> str:
         ("graphs", "Graph building, beside brute force", graphs),
         ("collection", "Collection, beside the bare simulator", collection),
     ):
-        path = RESULTS / f"{name}.json"
-        if path.exists():
-            result = json.loads(path.read_text())
-            parts.append(f"## {title}\n\n{measured_on(result)}\n\n{body(result)}")
+        for suffix, where in (("", ""), ("-cuda", ", on a GPU")):
+            path = RESULTS / f"{name}{suffix}.json"
+            if path.exists():
+                result = json.loads(path.read_text())
+                parts.append(f"## {title}{where}\n\n{measured_on(result)}\n\n{body(result)}")
     return "\n".join(parts)
 
 

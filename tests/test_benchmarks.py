@@ -117,3 +117,12 @@ def test_ours_never_sees_more_frames_than_the_peer(training, monkeypatch):
             loaded.ours("relation", 0, argparse.Namespace(frames=frames, threads=1, device="cpu"))
     # A round adds at most a batch to what was below the limit.
     assert [int(word.removeprefix("frames=")) - 1 + loaded.BATCH for word in asked] == [6_000, 60_000, 600_000]
+
+
+def test_make_bench_measures_the_same_on_cuda_where_there_is_one(monkeypatch):
+    run = module("run")
+    assert [name for name, _ in run.plan(cuda=False)] == ["graphs", "kernels", "collection", "training"]
+    there = run.plan(cuda=True)[4:]
+    assert [name for name, _ in there] == ["graphs", "kernels", "collection", "training"]
+    assert all(given[:2] == ["--device", "cuda"] for _, given in there)
+    assert there[2][1][2:5] == ["--num-envs", "4096", "32768"]
