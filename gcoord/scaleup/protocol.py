@@ -65,8 +65,8 @@ def latest(root: Path = Path("runs")) -> Path:
     """The run under `root` that finished last. Raises FileNotFoundError where there is none."""
     finished = []
     for path in root.glob("**/summary.json"):
-        # What a sweep trained lies in the folder of the run that it is about.
-        if "scale" in path.relative_to(root).parts:
+        # What a sweep or an evolution trained is a part of it.
+        if (path.parents[2] / "cells").is_dir() or path.parents[2].name == "generations":
             continue
         try:
             if json.loads(path.read_text()).get("status") == "finished":

@@ -22,7 +22,7 @@ from gcoord.evaluate import validate as validate_evaluation
 from gcoord.graph import Auto, Lossy, Radius
 from gcoord.scaleup.cells import Cell
 from gcoord.scaleup.jobs import Job, do_all
-from gcoord.scaleup.protocol import Sweep, open_run
+from gcoord.scaleup.protocol import Sweep, latest, open_run
 from gcoord.scaleup.report import read_csv
 from gcoord.train import train, validate
 
@@ -312,3 +312,13 @@ def test_what_a_training_of_the_sweep_does_not_take_is_refused_before_it_begins(
     assert judge(*options, "+scratch.changes.algo.learning_rate=1") == 2
     assert "learning_rate" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_latest_run_is_none_that_a_sweep_or_an_evolution_trained(tmp_path):
+    for place, when in (("a", 3), ("b", 5), ("a/scale/runs/tuned", 7), ("e/generations/0-n2/one", 9)):
+        folder = tmp_path / place
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text('{"status": "finished"}')
+        os.utime(folder / "summary.json", (when, when))
+    (tmp_path / "a" / "scale" / "cells").mkdir()
+    assert latest(tmp_path) == tmp_path / "b"
