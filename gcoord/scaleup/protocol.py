@@ -23,8 +23,10 @@ from gcoord.run import is_finished, pick_device, read_config
 from gcoord.scaleup.cells import Cell, Played, told
 from gcoord.scaleup.film import film
 from gcoord.scaleup.jobs import Failure, Job, do_all
-from gcoord.scaleup.playing import Stage, check_alike, make_world, rewired
+from gcoord.scaleup.playing import Stage, check_alike, make_world, rewired, scripted
 from gcoord.scaleup.trainings import ASIDE, Training, training
+
+__all__ = ["Learning", "Sweep", "Trained", "latest", "open_run", "rewired", "runs_in", "scripted"]
 
 RANDOM = 3  # how often random play is repeated at most: it has no run behind it
 
