@@ -146,7 +146,7 @@ def main() -> None:
     rows: list[Row] = []
     for algo in given.algorithms:
         for who in WHO:
-            lr = max(RATES, key=lambda rate: score(done(who, algo, rate, TUNING_SEED)))  # noqa: B023
+            lr = max(RATES, key=lambda rate: score(done(who, algo, rate, TUNING_SEED)))
             rows += rows_of(who, algo, lr, [done(who, algo, lr, seed) for seed in given.seeds])
             write_csv(rows, HERE / "results.csv")
         mine, theirs = (one for one in rows[-4:] if one.metric == "return_per_agent")
