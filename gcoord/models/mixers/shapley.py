@@ -10,7 +10,6 @@ from gcoord.models.mixers.base import Mixed, Mixer, Reduce, Utilities, checked, 
 from gcoord.models.pool import team_pool
 from gcoord.neighbours import edge_hash
 
-
 # Radians by which values as far apart as a team's furthest turn a wave at most.
 FREQUENCY = 64.0
 
