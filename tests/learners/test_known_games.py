@@ -12,7 +12,7 @@ from gcoord.graph import Complete
 from gcoord.learners.value import QLearner
 from gcoord.models import MLPEncoder
 from gcoord.models.agent import Body
-from gcoord.models.mixers import Duplex, Each, Joint, Monotonic, Sum
+from gcoord.models.mixers import Each, Joint, Monotonic, Sum
 from gcoord.spec import Discrete, TeamSpec
 from gcoord.trajectory import Step, Trajectory, observe
 
@@ -21,7 +21,7 @@ PEAKS = torch.tensor([[8.0, -12, -12], [-12, 6, 0], [-12, 0, 6]])
 SAFE, RISKY = torch.full((2, 2), 7.0), torch.tensor([[0.0, 1], [1, 8]])
 
 
-def windows(own: Tensor, after: Tensor, joint: Tensor, reward: Tensor, ends: Tensor) -> tuple[TeamSpec, Trajectory]:
+def rows_of(own: Tensor, after: Tensor, joint: Tensor, reward: Tensor, ends: Tensor) -> tuple[TeamSpec, Trajectory]:
     """One row of every team: own and after [B, 2, O], joint [B, 2], reward and ends [B]."""
     count = len(joint)
     spec = TeamSpec(count, 2, own.shape[-1:], (Discrete(int(joint.max()) + 1),), reward=("team",))
@@ -45,7 +45,7 @@ def one_step(payoff: Tensor) -> tuple[TeamSpec, Trajectory]:
     """Every joint action once; agents tell themselves apart by what they own."""
     joint = torch.cartesian_prod(*[torch.arange(len(payoff))] * 2)
     own = torch.eye(2).expand(len(joint), 2, 2)
-    return windows(own, own, joint, payoff[joint[:, 0], joint[:, 1]], torch.ones(len(joint), dtype=torch.bool))
+    return rows_of(own, own, joint, payoff[joint[:, 0], joint[:, 1]], torch.ones(len(joint), dtype=torch.bool))
 
 
 def two_steps() -> tuple[TeamSpec, Trajectory]:
@@ -57,11 +57,21 @@ def two_steps() -> tuple[TeamSpec, Trajectory]:
     every = joint.repeat(3, 1)
     after = torch.where((torch.arange(12) < 4)[:, None, None], own[4 + 4 * every[:, 0]], own)
     reward = torch.cat([torch.zeros(4), SAFE.flatten(), RISKY.flatten()])
-    return windows(own, after, every, reward, torch.arange(12) >= 4)
+    return rows_of(own, after, every, reward, torch.arange(12) >= 4)
 
 
-def learn(game: tuple[TeamSpec, Trajectory], mixer, updates: int, lr: float, **options) -> tuple[QLearner, Tensor]:
-    """A learner after so many updates on the whole game, and its values q [B, 2, A] of every row."""
+def some_of(batch: Trajectory, count: int) -> Trajectory:
+    """So many of a batch's windows, drawn evenly."""
+    drawn = torch.randint(len(batch.last_key), (count,))
+    return Trajectory(
+        steps=batch.steps[:, drawn], last=batch.last[drawn], last_key=batch.last_key[drawn], batch_size=[]
+    )
+
+
+def learn(
+    game: tuple[TeamSpec, Trajectory], mixer, updates: int, lr: float, windows: int | None = None, **options
+) -> tuple[QLearner, Tensor]:
+    """A learner after so many updates on the whole game or on `windows` drawn from it, and its values q [B, 2, A]."""
     torch.manual_seed(0)
     spec, batch = game
     learner = QLearner(spec, partial(Body, spec, Complete(), partial(MLPEncoder, dim=32)), mixer, lr=lr, **options)
@@ -71,7 +81,8 @@ def learn(game: tuple[TeamSpec, Trajectory], mixer, updates: int, lr: float, **o
             for group in optimizer.param_groups:
                 group["lr"] = lr / 10
         optimizer.zero_grad()
-        torch.stack(list(learner.losses(batch).values())).sum().backward()
+        part = batch if windows is None else some_of(batch, windows)
+        torch.stack(list(learner.losses(part).values())).sum().backward()
         optimizer.step()
         learner.on_train_batch_end(None, batch, 0)
     q, _ = learner.agent(batch.steps.seen[0])
@@ -98,9 +109,8 @@ def paid(payoff: Tensor, q: Tensor) -> float:
 
 
 @pytest.mark.parametrize("payoff", [VALLEY, PEAKS], ids=["valley", "peaks"])
-@pytest.mark.parametrize("mixer", [Duplex, Joint], ids=["qplex", "qtran"])
-def test_qplex_and_qtran_pick_the_best_joint_action(mixer, payoff):
-    _, q = learn(one_step(payoff), mixer, 500, 5e-3)
+def test_qtran_picks_the_best_joint_action(payoff):
+    _, q = learn(one_step(payoff), Joint, 400, 5e-3)
     assert paid(payoff, q) == 8
 
 
@@ -111,7 +121,7 @@ def test_qmix_picks_at_most_six_of_the_game_with_three_peaks():
 
 @pytest.mark.parametrize("mixer, earns", [(Monotonic, 8), (Sum, 7)], ids=["qmix", "vdn"])
 def test_in_the_two_step_game_qmix_earns_eight_and_vdn_seven(mixer, earns):
-    _, q = learn(two_steps(), mixer, 500, 5e-3, gamma=1.0, tau=0.1)
+    _, q = learn(two_steps(), mixer, 1000, 4e-3, gamma=1.0, tau=0.1)
     state = 1 + q[0, 0].argmax()
     first, second = q[4 * state].argmax(-1)
     assert (SAFE, RISKY)[state - 1][first, second] == earns

@@ -7,10 +7,11 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, cast
+from typing import Any
 from unittest.mock import patch
 
 import torch
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -42,17 +43,25 @@ OF_AGENTS = ("own", "alive", "kind", "position", "available")
 
 
 @functools.cache
-def node(group: str, name: str) -> DictConfig:
+def algo_node(name: str) -> DictConfig:
+    """An algorithm as the command line composes it, filled."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("train", [f"algo={name}"])
+    OmegaConf.resolve(config.algo)
+    return fill(config.algo)
+
+
+@functools.cache
+def part_node(group: str, name: str) -> DictConfig:
     """The filled part that a YAML file of conf/ names."""
-    loaded = cast(DictConfig, OmegaConf.load(conf_dir() / group / f"{name}.yaml"))
-    return fill(loaded.get(group, loaded))
+    return fill(OmegaConf.load(conf_dir() / group / f"{name}.yaml"))
 
 
 @functools.cache
 def takes_actions(algo: str, actions: str) -> bool:
     """Whether an algorithm takes numbers, boxes, or both in one team."""
     wanted = {"numbers": ("discrete",), "boxes": ("continuous",), "mixed": ("discrete", "continuous")}[actions]
-    return all(takes(node("algo", algo), kind) for kind in wanted)
+    return all(takes(algo_node(algo), kind) for kind in wanted)
 
 
 def spec_of(cell: Cell, n_agents: int = N) -> TeamSpec:
@@ -75,12 +84,12 @@ def spec_of(cell: Cell, n_agents: int = N) -> TeamSpec:
 
 def body_of(cell: Cell, spec: TeamSpec) -> partial[Body]:
     """Makes a small body of the cell's encoder and memory."""
-    model = copy.deepcopy(node("model", cell["model"]))
+    model = copy.deepcopy(part_node("model", cell["model"]))
     model.encoder.dim = 8
     if "heads" in model.encoder:
         model.encoder.heads = 2
     if cell["memory"] == "gru":
-        model.memory = fill(OmegaConf.load(conf_dir() / "memory" / "gru.yaml").memory)
+        model.memory = copy.deepcopy(part_node("memory", "gru").memory)
         model.memory.dim = 6
     return partial(build(model), spec, TOPOLOGIES[cell["topology"]])
 
@@ -88,12 +97,12 @@ def body_of(cell: Cell, spec: TeamSpec) -> partial[Body]:
 def learner_of(cell: Cell, **options: Any) -> Learner:
     """A learner in double precision whose weights are none that it begins with, so that all of them matter."""
     spec = spec_of(cell)
-    learner: Learner = build(node("algo", cell["algo"]))(spec=spec, body=body_of(cell, spec), **options).double().eval()
+    learner: Learner = build(algo_node(cell["algo"]))(spec=spec, body=body_of(cell, spec), **options).double().eval()
     with torch.no_grad():
         for parameter in learner.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    # What is due every second update only is due at the next.
-    learner.updates = 1
+    # Past all warm-ups, and what is due every second update only is due at the next.
+    learner.updates = 100_001
     return learner
 
 
@@ -284,6 +293,8 @@ def told(learner: Learner, seen: Observation, memory: Tensor | None, key: Tensor
 def number_of(read: Any) -> Tensor:
     if isinstance(read, Tensor):
         return (read * torch.arange(1, read.shape[-1] + 1)).sum(-1)
+    if hasattr(read, "given"):  # what hinges on a latent
+        return number_of(read.given(torch.zeros_like(read.drawn())))
     if isinstance(read, MixedChoice):
         return torch.where(read.is_discrete, number_of(read.numbers), number_of(read.points))
     if isinstance(read, CategoricalChoice):
