@@ -79,9 +79,10 @@ def metrics(folder: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("algo", options_of("algo"))
 @pytest.mark.parametrize("continuous", [False, True])
 def test_every_algorithm_composes_builds_and_makes_updates(tmp_path, capfd, algo, continuous):
-    data = data_of(algo, tmp_path / "data", f"env.continuous={continuous}")
-    options = [*source_of(algo), *data, f"algo={algo}", f"env.continuous={continuous}"]
-    code = go(*TOY, *options, "frames=200", f"run_dir={tmp_path}/r")
+    # Three team sizes at once, but where a part is bound to one.
+    team = [f"env.continuous={continuous}", *([] if algo == "qmix_paper" else ["n_agents=[2,4,8]"])]
+    data = data_of(algo, tmp_path / "data", *team)
+    code = go(*TOY, *source_of(algo), *data, f"algo={algo}", *team, "frames=200", f"run_dir={tmp_path}/r")
     if continuous and not takes(algo_node(algo), "continuous"):
         assert code == 2
         assert "expected an algorithm that takes continuous actions" in capfd.readouterr().err

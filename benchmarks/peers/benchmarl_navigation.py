@@ -132,11 +132,11 @@ def experiment(args: argparse.Namespace, folder: str, clock: Clock) -> Experimen
     )
 
 
-def evaluate(run: Experiment, episodes: int) -> dict[str, list[float]]:
+def evaluate(run: Experiment, episodes: int, continuous: bool = True) -> dict[str, list[float]]:
     """One whole deterministic episode of each of `episodes` environments; values per episode."""
     torch.manual_seed(EVALUATION_SEED)
     device = run.config.sampling_device
-    env = run.task.get_env_fun(num_envs=episodes, continuous_actions=True, seed=EVALUATION_SEED, device=device)()
+    env = run.task.get_env_fun(num_envs=episodes, continuous_actions=continuous, seed=EVALUATION_SEED, device=device)()
     with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
         played = env.rollout(max_steps=MAX_STEPS, policy=run.policy, break_when_any_done=False)
     env.close()

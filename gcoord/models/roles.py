@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gcoord.models.agent import Features
+from gcoord.models.kinds import ByKind
 from gcoord.models.messages import read
 from gcoord.models.pairs import agents_heard, of_senders
 from gcoord.models.senses import sense
@@ -104,13 +105,15 @@ class RoleQ(nn.Module):
             nn.Linear(dim + hidden, hidden), nn.LayerNorm(hidden), nn.LeakyReLU(), nn.Linear(hidden, 2 * role)
         )
         self.decode = nn.Sequential(nn.Linear(role, hidden), nn.LayerNorm(hidden), nn.LeakyReLU())
-        self.weight = nn.Linear(hidden, dim * self.width)
-        self.bias = nn.Linear(hidden, self.width)
+        # Every kind makes its last layer by weights of its own, as it has a head of its own elsewhere.
+        self.weight = ByKind(lambda: nn.Linear(hidden, dim * self.width), self.n_kinds)
+        self.bias = ByKind(lambda: nn.Linear(hidden, self.width), self.n_kinds)
         self.apart_own = nn.Linear(role, hidden)
         self.apart_other = nn.Linear(role, hidden, bias=False)
         self.apart = nn.Linear(hidden, 1)
         # The last layer starts about as large as a plain one of `dim` inputs.
-        nn.init.normal_(self.weight.weight, std=(hidden * dim) ** -0.5)
+        for network in self.weight.networks:
+            nn.init.normal_(cast(Tensor, network.weight), std=(hidden * dim) ** -0.5)
         sizes = torch.tensor([action.n for action in spec.actions if isinstance(action, Discrete)])
         self.register_buffer("own", torch.arange(self.width) < sizes.unsqueeze(-1), persistent=False)
 
@@ -126,8 +129,8 @@ class RoleQ(nn.Module):
         if seen is None:
             raise ValueError("expected the observation that roles are drawn from (got None)")
         decoded = self.decode(self._draw(self.roles(seen), key))
-        weight = self.weight(decoded).unflatten(-1, (self.width, h.shape[-1]))  # [*, N, A, D]
-        return (weight @ h.unsqueeze(-1)).squeeze(-1) + self.bias(decoded)
+        weight = self.weight(decoded, kind).unflatten(-1, (self.width, h.shape[-1]))  # [*, N, A, D]
+        return (weight @ h.unsqueeze(-1)).squeeze(-1) + cast(Tensor, self.bias(decoded, kind))
 
     def legal(self, available: Tensor | None = None, kind: Tensor | None = None) -> Tensor | None:
         """What may be chosen [*, N, A]: the kind's own actions that are available."""

@@ -10,6 +10,7 @@ import gcoord
 from gcoord.data.collect import Collector
 from gcoord.data.sources import Replayed
 from gcoord.graph import Auto, Complete
+from gcoord.learners import actor_critic
 from gcoord.learners.actor_critic import ActorCritic
 from gcoord.learners.constraints import Dual, Temperature
 from gcoord.models import GraphEncoder, MLPEncoder
@@ -19,7 +20,7 @@ from gcoord.models.kinds import point_head, policy_head
 from gcoord.models.memory import GRU
 from gcoord.models.proposals import Every, Gumbel
 from gcoord.spec import Continuous, Discrete, TeamSpec
-from gcoord.trajectory import Step, Trajectory, masked_mean, observe
+from gcoord.trajectory import Step, Trajectory, learns, masked_mean, observe
 
 DDPG = {"head": point_head, "relaxation": Gumbel(), "critics": 1}
 TD3 = {"head": point_head, "relaxation": Gumbel(), "policy_every": 2, "smoothing": 0.2}
@@ -226,6 +227,18 @@ def test_maddpgs_loss_of_one_agent_has_no_gradient_to_the_others(others, continu
     learner.critics[0] = Known(lambda own, done: own.square().sum(-1) * own[..., 0])
     found = gradients(learner, learner.losses(batch)["policy"])
     assert any((gradient != 0).any() for gradient in found.values())
+
+
+@pytest.mark.parametrize("name, continuous", [("maddpg", False), ("maddpg", True), ("masac", False)])
+def test_what_one_agent_learns_by_does_not_reach_the_others_choices(name, continuous, monkeypatch):
+    learner, source = make(name, env={"continuous": continuous})
+    batch, told = next(iter(source)), []
+    layer = learner.agent.head.mean if continuous else learner.agent.head.logits
+    layer.register_forward_hook(lambda module, given, out: told.append(out) if out.requires_grad else None)
+    one = torch.tensor([False, True, False, False])
+    monkeypatch.setattr(actor_critic, "learns", lambda steps: learns(steps) & one)
+    (gradient,) = torch.autograd.grad(learner.losses(batch)["policy"], told[-1])  # dL_i / d(logits of j)
+    assert (gradient[..., ~one, :] == 0).all() and (gradient[..., one, :] != 0).any()
 
 
 def test_the_others_actions_are_the_replayed_ones_or_those_of_now():

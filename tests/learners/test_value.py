@@ -1,4 +1,4 @@
-"""Promises of the Q-learner: targets by hand, known games, DGN's graph and regulariser."""
+"""Promises of the Q-learner: targets by hand, DGN's graph and regulariser."""
 
 from functools import partial
 
@@ -8,67 +8,13 @@ import torch
 import gcoord
 from gcoord.data.collect import Collector
 from gcoord.data.sources import Replayed
-from gcoord.graph import Auto, Complete
+from gcoord.graph import Auto
 from gcoord.learners.terms import drift
 from gcoord.learners.value import QLearner
-from gcoord.models import GraphEncoder, MLPEncoder
+from gcoord.models import GraphEncoder
 from gcoord.models.agent import Body
 from gcoord.models.memory import GRU
 from gcoord.models.mixers import Each, Monotonic, Sum
-from gcoord.spec import Discrete, TeamSpec
-from gcoord.trajectory import Step, Trajectory, observe
-
-GAME = torch.tensor([[8.0, -12, -12], [-12, 0, 0], [-12, 0, 0]])
-
-
-def game_batch(reward: str) -> tuple[TeamSpec, Trajectory]:
-    """All nine joint actions of the one-step game, once each; agents tell themselves apart by what they own."""
-    spec = TeamSpec(9, 2, (2,), (Discrete(3),), reward=(reward,))
-    seen = observe(torch.eye(2).expand(9, 2, 2).clone())
-    joint = torch.cartesian_prod(torch.arange(3), torch.arange(3))
-    flag = torch.zeros(1, 9, dtype=torch.bool)
-    steps = Step(
-        seen=seen.unsqueeze(0),
-        action=joint.unsqueeze(0),
-        reward=GAME[joint[:, 0], joint[:, 1]].view(1, 9, 1).expand(1, 9, 2).clone(),
-        terminated=~flag,
-        truncated=flag,
-        valid=~flag,
-        key=torch.zeros(1, 9, dtype=torch.long),
-        batch_size=[1, 9],
-    )
-    return spec, Trajectory(steps=steps, last=seen, last_key=torch.zeros(9, dtype=torch.long), batch_size=[])
-
-
-def learn_game(mixer, n_updates: int = 1500) -> torch.Tensor:
-    """Q of both agents [2, 3] after full-batch training on the game."""
-    torch.manual_seed(0)
-    spec, batch = game_batch("team")
-    body = partial(Body, spec, Complete(), partial(MLPEncoder, dim=32))
-    learner = QLearner(spec, body, mixer, lr=3e-3)
-    optimizer = learner.configure_optimizers()
-    for i in range(n_updates):
-        if i == n_updates * 3 // 4:
-            for group in optimizer.param_groups:
-                group["lr"] = 2e-4
-        optimizer.zero_grad()
-        torch.stack(list(learner.losses(batch).values())).sum().backward()
-        optimizer.step()
-    q, _ = learner.agent(batch.last)
-    return q[0].detach()
-
-
-def test_iql_learns_the_mean_over_the_others_actions():
-    q = learn_game(Each)
-    torch.testing.assert_close(q, torch.tensor([-5.333, -4.0, -4.0]).expand(2, 3), atol=0.05, rtol=0)
-
-
-def test_vdn_learns_the_closed_form_sum():
-    q = learn_game(Sum)
-    total = q[0].unsqueeze(1) + q[1].unsqueeze(0)
-    assert total[0, 0].item() == pytest.approx(-6.222, abs=0.05)
-    assert total[0, 1].item() == pytest.approx(-4.889, abs=0.05)
-    assert total[1, 1].item() == pytest.approx(-3.556, abs=0.05)
 
 
 def make(mixer=Each, memory=None, topology=None, n_agents=4, env=None, length=None, **options):

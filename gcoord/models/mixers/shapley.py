@@ -10,6 +10,9 @@ from gcoord.models.mixers.base import Mixed, Mixer, Reduce, Utilities, checked, 
 from gcoord.models.pool import team_pool
 from gcoord.neighbours import edge_hash
 
+# Radians by which values as far apart as a team's furthest turn a wave at most.
+FREQUENCY = 64.0
+
 
 class Shapley(Mixer):
     """SHAQ (https://arxiv.org/abs/2105.15013) with the team's pooled feature as its state.
@@ -21,8 +24,8 @@ class Shapley(Mixer):
     inputs with weights |W(g)|. The target is the plain sum at the greedy actions, with no mixer. With all greedy Q_tot
     is the sum, with alpha = 0 it is VDN (in the paper's own symbol, which contains the 1, alpha-hat = 1).
 
-    Orders are a hash of the row's key and of the agents' values, so the same row gives the same coalitions whatever the
-    agents' slots. Departure: the paper draws them anew at every update.
+    Orders are drawn by the row's key and by what the agents' values are, so the same row gives the same coalitions
+    whatever the agents' slots. Departure: the paper draws them anew at every update.
 
     Arguments:
         dim: features of a node (D).
@@ -62,16 +65,29 @@ class Shapley(Mixer):
 
     def _coalitions(self, utilities: Utilities, chosen: Tensor, key: Tensor | None) -> Tensor:
         """Mean value [*, S, N] of the living that stand before each agent in S random orders, 0 where none does."""
-        alive = utilities.alive.unsqueeze(-2)
-        bits = content_bits(torch.where(utilities.alive.unsqueeze(-1), utilities.q, 0.0).detach(), utilities.action)
-        row = bits.new_zeros(()) if key is None else key[..., None, None]
-        number = torch.arange(self.samples, device=bits.device).unsqueeze(-1)
-        place = edge_hash(row, number, bits.unsqueeze(-2), salt=2)  # [*, S, N]
-        order = place.masked_fill(~alive, torch.iinfo(place.dtype).max).argsort(-1)
+        place = self._places(utilities, key)  # [*, S, N]
+        order = place.masked_fill(~utilities.alive.unsqueeze(-2), torch.inf).argsort(-1)
         value = chosen.unsqueeze(-2).expand(place.shape).gather(-1, order)
         earlier = value.cumsum(-1) - value
         count = torch.arange(order.shape[-1], device=order.device).clamp(min=1)
         return torch.zeros_like(value).scatter(-1, order, earlier / count)
+
+    @torch.no_grad()
+    def _places(self, utilities: Utilities, key: Tensor | None) -> Tensor:
+        """Where every agent stands in S orders, [*, S, N] double: a wave of its values and action, quick enough to be
+        as good as chance and slow enough that their rounding, which changes with the slots, changes no order."""
+        living = utilities.alive.unsqueeze(-1)
+        q = torch.where(living, utilities.q, 0.0).double()
+        mean = q.sum((-2, -1), keepdim=True) / (living.sum(-2, keepdim=True) * q.shape[-1]).clamp(min=1)
+        apart = torch.where(living, q - mean, 0.0)
+        apart = apart / apart.abs().amax((-2, -1), keepdim=True).clamp(min=torch.finfo(q.dtype).tiny)
+        action = torch.where(utilities.alive, utilities.action, 0).unsqueeze(-1)
+        told = torch.cat([apart, action.double(), torch.ones_like(apart[..., :1])], -1)  # [*, N, A + 2]
+        sample = torch.arange(self.samples, device=q.device).unsqueeze(-1)
+        row = sample.new_zeros(()) if key is None else key[..., None, None]
+        bits = edge_hash(row, sample, torch.arange(told.shape[-1], device=q.device), salt=2)
+        frequency = (bits.double() / 2**52 - 1) * FREQUENCY  # [*, S, A + 2]
+        return (frequency @ told.mT).sin()
 
     def _marginal(self, before: Tensor, chosen: Tensor, g: Tensor) -> Tensor:
         """|F_g(before, chosen)| [*, S, N], monotone inside the absolute value."""
@@ -80,11 +96,3 @@ class Shapley(Mixer):
         layer = F.elu((inputs * w1).sum(-2) + self.bias(g)[..., None, None, :])
         out = (layer * self.second(g).abs()[..., None, None, :]).sum(-1)
         return (out + self.value(g).unsqueeze(-1)).abs()
-
-
-def content_bits(q: Tensor, action: Tensor) -> Tensor:
-    """A hash [*, N] long of every agent's values and action, the same in whatever slot it stands."""
-    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[q.element_size()]
-    words = q.contiguous().view(integer).long()
-    number = torch.arange(words.shape[-1], device=words.device)
-    return edge_hash(action.unsqueeze(-1), number, words, salt=1).sum(-1)
