@@ -1,0 +1,87 @@
+"""Worlds draw themselves for films: the whole team is in the picture, and being drawn changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import gcoord
+from gcoord import conf
+from gcoord.data.collect import random_actions
+
+WORLDS: dict[str, dict[str, Any]] = {
+    "butterfly/pistonball": {"n_agents": 5},
+    "butterfly/cooperative_pong": {},
+    "butterfly/knights_archers_zombies": {"n_agents": 3},
+    "sisl/pursuit": {"n_agents": 4},
+    "sisl/multiwalker": {"n_agents": 2},
+    "magent/battle": {"n_agents": 6},
+    "magent/adversarial_pursuit": {"n_agents": 5},
+    "magent/dgn_battle": {},
+    "atari/space_invaders": {},
+    "gym/space_invaders": {},
+    "gym/cartpole": {},
+    "gym/pendulum": {},
+}
+NEEDS = {"magent": "magent2", "atari": "ale_py", "sisl": "Box2D", "butterfly": "pymunk", "gym": "gymnasium"}
+
+
+def made(name: str, **options: Any) -> Any:
+    pytest.importorskip(NEEDS[name.partition("/")[0]])
+    if name.endswith("space_invaders"):
+        pytest.importorskip("ale_py")
+    workers = {} if "workers" not in conf.env_node(name) else {"workers": 0}
+    return gcoord.make_env(name, **{**WORLDS.get(name, {}), **workers, **options})
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_a_picture_shows_the_team_and_changes_nothing(name: str) -> None:
+    drawn, plain = made(name), made(name)
+    seen, other = drawn.reset(0), plain.reset(0)
+    act = random_actions(drawn.spec, 0)
+    images = []
+    for _ in range(8):
+        image, extent = drawn.picture()
+        assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.std() > 3
+        images.append(image)
+        if seen.position is not None:
+            left, right, bottom, top = extent
+            x, y = seen.position[0, seen.alive[0]].unbind(-1)
+            assert (x >= left).all() and (x <= right).all()
+            assert (y >= min(bottom, top)).all() and (y <= max(bottom, top)).all()
+        action, _ = act(seen, None, torch.zeros(1))
+        (seen, outcome), (other, same) = drawn.step(action), plain.step(action)
+        assert torch.equal(seen.own, other.own) and torch.equal(outcome.reward, same.reward)
+    assert any((image != images[0]).any() for image in images[1:] if image.shape == images[0].shape)
+
+
+@pytest.mark.parametrize("view", ["image", "vector"])
+def test_pistons_are_drawn_where_they_are_said_to_be(view: str) -> None:
+    env = made("butterfly/pistonball", view=view)
+    seen = env.reset(0)
+    image, (left, right, bottom, top) = env.picture()
+    height, width, _ = image.shape
+    for x, y in seen.position[0].tolist():
+        # Its head is the grey bar at its position; above it there is white, or the ball.
+        column, row = round((x + 0.3 - left) / (right - left) * width), round((y - top) / (bottom - top) * height)
+        assert image[row, column].max() < 250 and (image[row - 12, column] == 255).all() or image[row - 12, column, 2] > 200
+
+
+def test_squares_of_the_map_are_those_of_the_positions() -> None:
+    env = made("magent/battle")
+    seen = env.reset(0)
+    image, (left, right, _, top) = env.picture()
+    assert right - left == image.shape[1] and top == left == -0.5
+    colours = {tuple(image[int(y), int(x)]) for x, y in seen.position[0].tolist()}
+    assert len(colours) == 1
+    assert (image == np.array(colours.pop())).all(-1).sum() == 6
+
+
+def test_worlds_that_are_drawn_by_us_have_no_picture() -> None:
+    pytest.importorskip("mpe2")
+    env = gcoord.make_env("mpe/simple_spread", workers=0)
+    env.reset(0)
+    assert env.picture() == (None, None)
