@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import gcoord
@@ -38,8 +37,8 @@ SHORT: dict[str, dict[str, Any]] = {
 }
 # Smaller than the world's own where that is large, the larger of its sizes where they are larger still.
 SIZES = {"butterfly/pistonball": (4, 20), "magent/battle": (6, 12), "magent/combined_arms": (6, 12)}
-# A second of one core and more each: in the whole suite only.
-LARGE = {"magent/gather", "magent/dgn_battle", "magent/dgn_jungle", "vmas/road_traffic", "vmas/football"}
+# Five seconds of one core each: in the whole suite only.
+LARGE = {"magent/gather", "vmas/road_traffic"}
 ALIKE = [
     "num_envs=2",
     "model.encoder.dim=8",
@@ -126,5 +125,6 @@ def test_one_world_of_each_family_is_trained_as_a_user_starts_it(tmp_path: Path,
 def test_every_world_is_tried() -> None:
     assert set(OWN) | set(CARDS) == set(WORLDS)
     assert LARGE | set(SHORT) | set(SIZES) <= set(CARDS)
-    tried = {name.partition("/")[0] for name, _ in FAMILIES.values()} | {"atari", "butterfly", "gym", "smac", "parallel"}
-    assert tried == {name.partition("/")[0] for name in WORLDS}
+    tried = {name.partition("/")[0] for name, _ in FAMILIES.values()}
+    elsewhere = {"atari", "butterfly", "gym", "parallel", "smac"}
+    assert tried | elsewhere == {name.partition("/")[0] for name in WORLDS}

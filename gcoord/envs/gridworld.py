@@ -14,7 +14,6 @@ from gcoord.envs.copies import Row, Shapes
 from gcoord.envs.spaces import Act, Layout, Sense
 from gcoord.spec import Discrete
 
-
 # Of the engine's groups, in pictures.
 TINTS = ((222, 107, 93), (96, 146, 214), (232, 188, 84), (110, 180, 120))
 

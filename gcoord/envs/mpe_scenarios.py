@@ -1,4 +1,4 @@
-"""The scenarios of MPE's worlds of two sides, on a square of any size. NumPy only: workers import this without torch."""
+"""The scenarios of MPE's worlds of two sides, on a square of any size. NumPy only: workers import no torch."""
 
 from __future__ import annotations
 
@@ -152,11 +152,11 @@ class WorldComm(Sides):
 
     def visible(self, world: Any) -> np.ndarray:
         inside = self.inside
-        hidden = inside.any(1)
+        hidden = np.asarray(inside.any(1))
         together = (inside[:, None] & inside).any(-1)
-        seen = together | ~(hidden[:, None] | hidden)
+        seen: np.ndarray = together | ~(hidden[:, None] | hidden)
         seen[0] = True
-        return seen  # type: ignore[no-any-return]
+        return seen
 
     def features(self, world: Any) -> np.ndarray:
         rows = np.zeros((len(world.entities), 7), np.float32)

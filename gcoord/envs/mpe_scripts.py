@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 GLIDE = 0.4
 
 
-def steer(way: Tensor, velocity: Tensor | float = 0.0) -> Tensor:
-    """Numbers of moves [*]: along the axis with the larger gap of way [*, 2], where gap less the way it glides counts."""
+def steer(way: Tensor, velocity: Tensor | float = 0.0, still: float = 0.03) -> Tensor:
+    """Numbers of moves [*]: along the axis with the larger gap of way [*, 2], where gap less the way it glides counts;
+    none where both gaps are below `still`."""
     way = way - GLIDE * velocity
     size, axis = way.abs().max(-1)
     positive = way.gather(-1, axis.unsqueeze(-1)).squeeze(-1) > 0
-    return torch.where(size < 0.03, 0, 1 + 2 * axis + positive.long())
+    return torch.where(size < still, 0, 1 + 2 * axis + positive.long())
 
 
 def actions(spec: TeamSpec, kind: Tensor, move: Tensor, word: Tensor | None = None) -> Tensor:
@@ -123,7 +124,7 @@ def speaker_listener(spec: TeamSpec, observation: Observation) -> Tensor:
 
 
 def _heard(observation: Observation, which: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Ways [B, N, M, 2] to the entities whose feature `which` is 1, their distance, inf for those not heard, features."""
+    """Ways [B, N, M, 2] to the entities whose feature `which` is 1, distances (inf: not heard) and all features."""
     agents, places, features = observation.position, observation.entity_position, observation.entities
     assert agents is not None and places is not None and features is not None and observation.hears is not None
     way = places.unsqueeze(1) - agents.unsqueeze(2)
@@ -174,11 +175,13 @@ def world_comm(half: float, spec: TeamSpec, observation: Observation) -> Tensor:
 
 
 def adversary(spec: TeamSpec, observation: Observation) -> Tensor:
-    """The agents stand on a landmark each, so that none tells which is the goal; the adversary stands amid them all."""
-    _, distance, features = _heard(observation, 0)
-    way = _heard(observation, 0)[0]
+    """The agents stand on a landmark each, so that none tells which is the goal; the adversary stands amid them all.
+
+    Nobody knows how fast it is: near its place each lets itself glide.
+    """
+    way, distance, features = _heard(observation, 0)
     landmarks = features[..., 0].sum(-1).long()[0]
     goal = matched(distance[:, 1:, :landmarks])
     stand = way[:, 1:].gather(2, goal[..., None, None].expand(-1, -1, 1, 2)).squeeze(2)
     amid = way[:, :1, :landmarks].mean(2)
-    return actions(spec, observation.kind, steer(torch.cat([amid, stand], 1)))
+    return actions(spec, observation.kind, steer(torch.cat([amid, stand], 1), still=0.2))

@@ -65,7 +65,6 @@ def multiwalker(
     Metrics: `success`, whether the package is at the goal at the end; `progress`, the share of the way it has come;
     `upright`, the share of walkers that have not fallen.
     """
-    from gcoord.envs.multiwalker_gait import Gait
     from gcoord.envs.parallel import ParallelTeamEnv
 
     n = WALKERS if n_agents is None else n_agents
@@ -112,7 +111,6 @@ def multiwalker(
         seed,
         workers,
         reward="team" if shared_reward else "own",
-        scripted=Gait(),
         world="sisl/multiwalker",
         density=density,
     )
@@ -187,7 +185,7 @@ def hulls(env: Any) -> dict[str, tuple[float, float]]:
 
 
 def multiwalker_metrics(env: Any) -> dict[str, float]:
-    """Whether the package is at the goal, the share of the way it has come, and that of walkers that have not fallen."""
+    """Whether the package is at the goal, the share of the way it has come, and that of walkers that stand."""
     outer = env.unwrapped
     world = outer.env
     goal = (world.terrain_length - 10) * STEP
@@ -208,5 +206,10 @@ CARDS = {
         arena="package and terrain grow with the team, the way to go stays; density=arena: the terrain stays too",
         dies=True,
         extra="petting",
+        random=-101.5,
+        note="Dies with terminate_on_fall=false; each fall is then charged again in every later step, as in the world, "
+        "or once (falls=once). The world gives places in lengths of its package, which grows with the team: here they "
+        "are in those of three walkers. With its terrain of 200 steps the first of 4 walkers or more walks off the end "
+        "before the package is at the goal.",
     ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,7 +61,9 @@ def knights_archers_zombies(env: Any) -> tuple[np.ndarray, Extent]:
 def pursuit(env: Any) -> tuple[np.ndarray, Extent]:
     """The whole map; positions are the middles of cells."""
     world = env.unwrapped.env
-    with _drawing(world):
+    with _drawing(world), warnings.catch_warnings():
+        # Where the font it asks for is missing, it writes in another.
+        warnings.filterwarnings("ignore", "The system font", UserWarning)
         image = world.render()
     return image, (-0.5, world.x_size - 0.5, world.y_size - 0.5, -0.5)
 
@@ -77,7 +80,8 @@ def multiwalker(env: Any) -> tuple[np.ndarray, Extent]:
     with _drawing(world):
         image = world.render()
     scale = SCALE / world.package_scale / 0.75
-    return image, (world.scroll, world.scroll + VIEWPORT_W / scale, 0.0, VIEWPORT_H / scale)
+    left = float(world.scroll)
+    return image, (left, left + VIEWPORT_W / scale, 0.0, VIEWPORT_H / scale)
 
 
 def emulator(env: Any) -> tuple[np.ndarray, None]:

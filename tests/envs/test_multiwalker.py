@@ -38,7 +38,8 @@ def test_it_keeps_them_with_deaths_too(remove: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "kwargs"), [(3, {}), (3, {"shared_reward": False}), (5, {}), (4, DEATHS), (4, DEATHS | {"shared_reward": False})]
+    ("n", "kwargs"),
+    [(3, {}), (3, {"shared_reward": False}), (5, {}), (4, DEATHS), (4, DEATHS | {"shared_reward": False})],
 )
 def test_it_is_the_raw_world_in_lengths_of_three_walkers_packages(n: int, kwargs: dict[str, Any]) -> None:
     # The noise is that of three walkers in our units; without any, both draw the same.

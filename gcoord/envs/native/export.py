@@ -79,7 +79,11 @@ class Exported(ParallelEnv):  # type: ignore[misc]
         if not spec.discrete and len(set(spec.actions)) > 1:
             raise ValueError(f"expected numbered actions, or one box for all kinds (got {spec.actions})")
         self.env, self._whole = env, view == "whole" and len(spec.own) == 1
-        self.metadata = {"name": f"gcoord_{spec.world.replace('/', '_')}", "render_modes": [], "is_parallelizable": True}
+        self.metadata = {
+            "name": f"gcoord_{spec.world.replace('/', '_')}",
+            "render_modes": [],
+            "is_parallelizable": True,
+        }
         self.possible_agents = [f"agent_{i}" for i in range(spec.n_agents)]
         self.agents: list[str] = []
         self._masked = spec.available or (spec.discrete and len({action.n for action in spec.actions}) > 1)
@@ -157,7 +161,8 @@ class Exported(ParallelEnv):  # type: ignore[misc]
         place = None if seen.position is None else seen.position[0].numpy()
         if seen.entities is not None and seen.entity_present is not None:
             there = seen.entity_present[0].numpy()
-            things = [np.broadcast_to(there[:, None], (n, len(there), 1)), np.broadcast_to(seen.entities[0], (n, *seen.entities.shape[1:]))]
+            features = np.broadcast_to(seen.entities[0].numpy(), (n, *seen.entities.shape[1:]))
+            things = [np.broadcast_to(there[:, None], (n, len(there), 1)), features]
             if place is not None and seen.entity_position is not None:
                 things.append(seen.entity_position[0].numpy() - place[:, None])
             parts.append(np.where(there[:, None], np.concatenate(things, -1), 0).reshape(n, -1))
@@ -187,4 +192,4 @@ class Exported(ParallelEnv):  # type: ignore[misc]
         if isinstance(widest, Discrete):
             return spaces.Discrete(widest.n)
         assert isinstance(widest, Continuous)
-        return spaces.Box(np.float32(widest.low), np.float32(widest.high), dtype=np.float32)
+        return spaces.Box(np.array(widest.low, np.float32), np.array(widest.high, np.float32), dtype=np.float32)
