@@ -228,29 +228,37 @@ def simple_speaker_listener_metrics(env: Any) -> dict[str, float]:
 
 
 CARDS = {
-    "mpe/simple": Card((1,), "its velocity; where the landmark is", largest=1, extra="petting", random=-37.2, scripted=-7.57),
+    "mpe/simple": Card(
+        (1,), "its velocity; where the landmark is", largest=1, extra="petting", random=-37.2, scripted=-7.57
+    ),
     "mpe/simple_crypto": Card(
         (3,),
         "Alice a secret and a key, Bob the key and the word said, Eve the word",
         smallest=3,
         largest=3,
-        extra="petting", random=-12.6, scripted=6.93,
-        note="nobody is heard over the graph, which would give the secret away",
+        extra="petting",
+        random=-12.6,
+        scripted=6.93,
+        note="nobody is heard over the graph, which would give the secret away (topology=auto or given)",
     ),
     "mpe/simple_push": Card(
         (2,),
         "its velocity; where the landmarks and the other are; the agent which one is its goal",
         smallest=2,
         largest=2,
-        extra="petting", random=-14.8, scripted=-5.8,
-        note="nobody is heard over the graph; figures are means over both",
+        extra="petting",
+        random=-14.8,
+        scripted=-5.8,
+        note="nobody is heard over the graph (topology=auto or given); figures are means over both",
     ),
     "mpe/simple_reference": Card(
         (2,),
         "its velocity; where the landmarks are; the other's goal and the word said",
         smallest=2,
         largest=2,
-        extra="petting", random=-27.4, scripted=-9.11,
+        extra="petting",
+        random=-27.4,
+        scripted=-9.11,
         note="the graph carries messages besides the word",
     ),
     "mpe/simple_speaker_listener": Card(
@@ -258,7 +266,9 @@ CARDS = {
         "the speaker the goal's colour; the listener its velocity, the landmarks and the word said",
         smallest=2,
         largest=2,
-        extra="petting", random=-40.1, scripted=-8.58,
+        extra="petting",
+        random=-40.1,
+        scripted=-8.58,
         note="the graph carries messages besides the word",
     ),
 }

@@ -222,6 +222,7 @@ def simple_adversary_metrics(env: Any) -> dict[str, float]:
     return {"success": float(min(far[1:]) < OCCUPIED), "found": float(far[0] < OCCUPIED)}
 
 
+_GIVEN = "who hears whom is the world's: hear by topology=auto or given"
 _SQUARE = "the square's sides and the episode grow with sqrt(n / {}) from 2 and from 25 steps"
 CARDS = {
     "mpe/simple_adversary": Card(
@@ -230,8 +231,10 @@ CARDS = {
         smallest=2,
         entities="landmarks, one of which is the goal; the other side's agents",
         arena=_SQUARE.format(3),
-        extra="petting", random=-4.38, scripted=-0.14,
-        note="one adversary against all others; figures are means over all",
+        extra="petting",
+        random=-4.38,
+        scripted=-0.14,
+        note=f"one adversary against all others; figures are means over all; {_GIVEN}",
     ),
     "mpe/simple_tag": Card(
         (2, 4, 8),
@@ -239,8 +242,10 @@ CARDS = {
         smallest=2,
         entities="obstacles; the other side's agents, prey with its velocity",
         arena=_SQUARE.format(4) + ", the obstacles with n / 2",
-        extra="petting", random=-0.91, scripted=2.58,
-        note="both kinds act, one of every four agents is prey; figures are means over both",
+        extra="petting",
+        random=-0.91,
+        scripted=2.58,
+        note=f"both kinds act, one of every four agents is prey; figures are means over both; {_GIVEN}",
     ),
     "mpe/simple_world_comm": Card(
         (3, 6, 12),
@@ -248,7 +253,9 @@ CARDS = {
         smallest=3,
         entities="obstacles, food and forests; the other side's agents that it sees, prey with its velocity",
         arena=_SQUARE.format(6) + ", obstacles, food and forests with n / 6 from 1, 2 and 2",
-        extra="petting", random=-5.96, scripted=0.66,
-        note="both sides act, one of every three agents is prey; figures are means over all",
+        extra="petting",
+        random=-5.96,
+        scripted=0.66,
+        note=f"both sides act, one of every three agents is prey; figures are means over all; {_GIVEN}",
     ),
 }

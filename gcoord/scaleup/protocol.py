@@ -166,6 +166,9 @@ class Sweep:
         if "continuous" in node:
             node.continuous = not run.policy.spec.discrete
         count = num_envs or min(self.episodes, self.num_envs)
+        if count == 1 and "workers" in node:
+            # A single team is stepped in this process, where it can also be drawn.
+            node.workers = 0
         env: TeamEnv = conf.build(node, n_agents=size, num_envs=count, device=str(self.device), seed=self.seed)
         if env.spec.sizes_any() != run.policy.spec.sizes_any():
             env.close()
