@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+
+log = logging.getLogger(__name__)
 
 Extent = tuple[float, float, float, float]
 
@@ -89,8 +92,18 @@ def emulator(env: Any) -> tuple[np.ndarray, None]:
     return env.unwrapped.ale.getScreenRGB(), None
 
 
-def gymnasium(env: Any) -> tuple[np.ndarray, None]:
-    """Whatever a Gymnasium environment renders; raises what it raises where it cannot."""
+def grid(env: Any) -> tuple[np.ndarray, Extent]:
+    """MAgent2's map."""
+    return env.picture()  # type: ignore[no-any-return]
+
+
+def gymnasium(env: Any) -> tuple[np.ndarray | None, None]:
+    """Whatever a Gymnasium environment renders, None where it cannot."""
     world = env.unwrapped
-    with _drawing(world):
-        return world.render(), None
+    # What it needs to draw with may be missing, in as many ways as there are environments.
+    try:
+        with _drawing(world):
+            return world.render(), None
+    except Exception as error:
+        log.debug("%s draws no pictures here: %s", type(world).__name__, error)
+        return None, None

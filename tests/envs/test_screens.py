@@ -112,3 +112,14 @@ def test_worlds_that_are_drawn_by_us_have_no_picture() -> None:
     env = gcoord.make_env("mpe/simple_spread", workers=0)
     env.reset(0)
     assert env.picture() == (None, None)
+
+
+def test_a_gymnasium_world_that_cannot_draw_has_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = made("gym/cartpole")
+    env.reset(0)
+
+    def fail(self: Any) -> None:
+        raise ImportError("pygame is not installed")
+
+    monkeypatch.setattr("gymnasium.envs.classic_control.CartPoleEnv.render", fail)
+    assert env.picture() == (None, None)
