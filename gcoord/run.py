@@ -332,23 +332,29 @@ def initialise(run: Run, folder: Path) -> str:
     """Starts a new run from another's weights: networks and normalisers, not counters, optimiser or data.
 
     A part that is bound to a team size (`fixed_n`) moves to no other; where one of the two runs has such a part and the
-    other has not, the agent alone is taken over. Returns what began anew for that reason, in words, or nothing. Raises
-    ValueError, in one line, for networks that do not fit.
+    other has not, the agent alone is taken over. Where an agent was learnt in another way (cloned, then left to PPO;
+    offline, then online), what both ways have is. Returns what began anew for such a reason, in words, or nothing.
+    Raises ValueError, in one line, for networks that do not fit.
     """
     best = folder / "checkpoints" / "best"
     saved = load_state(best if best.exists() else folder / "checkpoints" / "last")["learner"]
     state, own = saved["module"], run.learner.state_dict()
-    was_bound, bound = saved.get("fixed_n"), run.learner.fixed_n
-    if was_bound != bound:
+    had, has = ({name.split(".")[0] for name in names} - {"value_norm"} for names in (state, own))
+    taken = had & has
+    if (was_bound := saved.get("fixed_n")) != (bound := run.learner.fixed_n):
         if was_bound is not None and bound is not None:
             raise ValueError(
                 f"expected n_agents={was_bound}, the team size to which a part of {folder} is bound (got {bound}); its "
                 "agent can be taken over by an algo without such a part"
             )
-        agents = ("agent.", "target_agent.")
-        state = {name: value for name, value in state.items() if name.startswith(agents)}
-        fresh = {name: value for name, value in own.items() if not name.startswith(agents)}
-        state |= fresh
+        taken &= {"agent", "target_agent"}
+    anew = {*has - taken, *had - taken}
+    if anew:
+        # Who follows the agent begins where it does, also where the other run had no such follower.
+        agent = {name: value for name, value in state.items() if name.startswith("agent.")}
+        follower = {f"target_{name}": value for name, value in agent.items()} if "target_agent" in has else {}
+        kept = {name: value for name, value in own.items() if name.split(".")[0] in has - taken}
+        state = {n: value for n, value in state.items() if n.split(".")[0] in {*taken, "value_norm"}} | kept | follower
     differing = [name for name in {**own, **state} if name not in own or name not in state]
     differing += [name for name in own if name in state and own[name].shape != state[name].shape]
     if unfit := [name for name in differing if not name.startswith("value_norm.")]:
@@ -357,8 +363,12 @@ def initialise(run: Run, folder: Path) -> str:
         # Value statistics of one side only: the new run begins with its own.
         state = {name: value for name, value in state.items() if not name.startswith("value_norm.")}
     run.learner.load_state_dict(state, strict=not differing)
-    parts = sorted({name.split(".")[0] for name in fresh} - {"target_mixer"}) if was_bound != bound else []
-    return f"of {folder} the agent alone is taken over, {' and '.join(parts)} begins anew" if parts else ""
+    fresh = sorted(name for name in has - taken if not name.startswith("target_"))
+    if not fresh:
+        return ""
+    came = sorted(name for name in taken if not name.startswith("target_"))
+    told = "the agent alone is" if came == ["agent"] else f"{' and '.join(came)} are"
+    return f"of {folder} {told} taken over, {' and '.join(fresh)} begins anew"
 
 
 def read_config(folder: Path) -> DictConfig:
