@@ -251,6 +251,8 @@ def build(cfg: DictConfig) -> Run:
         }
         body = partial(conf.build(cfg.model), specs[0], conf.build(cfg.topology))
         learner: Learner = conf.build(cfg.algo)(spec=specs[0], body=body).to(device)
+        if learner.needs_init and cfg.init_from is None:
+            raise ValueError("expected init_from=<a run>, whose agent this algorithm holds on to (got none)")
         for part in learner.modules():
             if isinstance(part, Body):
                 part.mixed = PRECISIONS[cfg.precision]
@@ -350,11 +352,8 @@ def initialise(run: Run, folder: Path) -> str:
         taken &= {"agent", "target_agent"}
     anew = {*has - taken, *had - taken}
     if anew:
-        # Who follows the agent begins where it does, also where the other run had no such follower.
-        agent = {name: value for name, value in state.items() if name.startswith("agent.")}
-        follower = {f"target_{name}": value for name, value in agent.items()} if "target_agent" in has else {}
         kept = {name: value for name, value in own.items() if name.split(".")[0] in has - taken}
-        state = {n: value for n, value in state.items() if n.split(".")[0] in {*taken, "value_norm"}} | kept | follower
+        state = {n: value for n, value in state.items() if n.split(".")[0] in {*taken, "value_norm"}} | kept
     differing = [name for name in {**own, **state} if name not in own or name not in state]
     differing += [name for name in own if name in state and own[name].shape != state[name].shape]
     if unfit := [name for name in differing if not name.startswith("value_norm.")]:
@@ -363,12 +362,28 @@ def initialise(run: Run, folder: Path) -> str:
         # Value statistics of one side only: the new run begins with its own.
         state = {name: value for name, value in state.items() if not name.startswith("value_norm.")}
     run.learner.load_state_dict(state, strict=not differing)
+    follow(run.learner, {name for name in anew if name in has})
     fresh = sorted(name for name in has - taken if not name.startswith("target_"))
     if not fresh:
         return ""
     came = sorted(name for name in taken if not name.startswith("target_"))
     told = "the agent alone is" if came == ["agent"] else f"{' and '.join(came)} are"
     return f"of {folder} {told} taken over, {' and '.join(fresh)} begins anew"
+
+
+def follow(learner: Learner, parts: set[str]) -> None:
+    """Agents within parts that begin anew are set to what the policy is, where they are made like it."""
+    policy = learner.agent.state_dict()
+    followers = learner.followers()
+    for name, module in learner.named_modules():
+        if name.split(".")[0] in parts and any(module is one for one in followers):
+            own = module.state_dict()
+            if own.keys() == policy.keys() and all(own[n].shape == value.shape for n, value in policy.items()):
+                module.load_state_dict(policy)
+            elif learner.needs_init:
+                raise ValueError(
+                    f"expected {name} to be made like the policy, which it is to follow (got another head)"
+                )
 
 
 def read_config(folder: Path) -> DictConfig:

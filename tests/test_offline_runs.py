@@ -71,7 +71,9 @@ def test_a_resumed_run_is_the_one_that_was_not_interrupted(tmp_path, data, algo)
     assert learn(*options, "frames=500", f"run_dir={tmp_path}/whole") == 0
     assert learn(*options, "frames=100", f"run_dir={tmp_path}/halves") == 0
     assert run_command("train", train, [f"resume={tmp_path}/halves", "frames=500"]) == 0
-    whole, halves = (load_state(tmp_path / n / "checkpoints" / "last")["learner"]["module"] for n in ("whole", "halves"))
+    whole, halves = (
+        load_state(tmp_path / n / "checkpoints" / "last")["learner"]["module"] for n in ("whole", "halves")
+    )
     assert set(whole) == set(halves) and all(torch.equal(whole[name], halves[name]) for name in whole)
 
 
@@ -106,3 +108,15 @@ def test_what_was_learnt_offline_goes_on_online_with_its_critics_and_without_its
     assert "agent and critic_bodies and critics are taken over, temperature begins anew" in capfd.readouterr().out
     for part in ("agent", "critics", "critic_bodies", "target_critics", "target_agent"):
         assert close(weights(tmp_path / "offline", part), weights(tmp_path / "online", part)), part
+
+
+def test_a_clone_of_small_teams_holds_the_learner_of_large_ones_and_is_not_learnt_further(tmp_path, data, capfd):
+    assert learn("algo=bc", data, *FEW, "frames=100", f"run_dir={tmp_path}/clone") == 0
+    replay = ["source.warmup=20", "source.bursts=1", "source.updates=4", "source.batch=8", "source.capacity=1000"]
+    options = ["algo=coordinate", *ONLINE[:3], "n_agents=9", *replay, "frames=60"]
+    assert learn(*options, f"run_dir={tmp_path}/none") == 2
+    assert "expected init_from=<a run>" in capfd.readouterr().err and not (tmp_path / "none").exists()
+    assert learn(*options, f"init_from={tmp_path}/clone", f"run_dir={tmp_path}/large") == 0
+    ours, theirs = weights(tmp_path / "clone", "agent"), weights(tmp_path / "large", "penalties")
+    assert all(torch.equal(theirs[f"penalties.behaviour.{name}"], value) for name, value in ours.items())
+    assert not close(ours, weights(tmp_path / "large", "agent"))

@@ -38,8 +38,8 @@ class ActorCritic(Learner):
     `smoothing`, `policy_every` 2. SAC (https://arxiv.org/abs/1812.05905): two, `judge: min`, a `Temperature`, no target
     policy. With a `Local` critic and n agents: IDDPG, ISAC. With `Team`: MADDPG (https://arxiv.org/abs/1706.02275),
     MASAC. BRAC and BEAR: a `gcoord.learners.behaviour.Behaviour` among the penalties, BEAR with `lowest` 0.75 and
-    `candidates` 10. Every mean is over living agents of valid steps; rewards of the dead, truncation and termination are
-    as in `gcoord.returns`.
+    `candidates` 10. Every mean is over living agents of valid steps; rewards of the dead, truncation and termination
+    are as in `gcoord.returns`.
 
     Departures: actor, critics and temperature are stepped together, all at the same parameters; exploration is
     uncorrelated noise and not DDPG's Ornstein-Uhlenbeck process; critics have no memory of their own (with
@@ -136,6 +136,7 @@ class ActorCritic(Learner):
         self.penalties: Any = nn.ModuleDict(made)
         for penalty in made.values():
             penalty.fits(self.agent)
+        self.needs_init = any(penalty.needs_init for penalty in made.values())
         # With a shared encoder the targets need its features, whoever chooses the next actions.
         self.target_agent = copy.deepcopy(self.agent).requires_grad_(False) if target_policy or share_encoder else None
         self.target_bodies = copy.deepcopy(self.critic_bodies).requires_grad_(False)
@@ -149,6 +150,10 @@ class ActorCritic(Learner):
 
     def bodies(self) -> list[Body]:
         return [part for part in self.modules() if isinstance(part, Body)]
+
+    def followers(self) -> list[Agent]:
+        mine = [] if self.target_agent is None else [self.target_agent]
+        return [*mine, *(agent for penalty in self.penalties.values() for agent in penalty.followers())]
 
     def groups(self) -> dict[str, list[nn.Module]]:
         penalties = {"penalty": [self.penalties]} if len(self.penalties) else {}
@@ -166,7 +171,7 @@ class ActorCritic(Learner):
         steps, mask = batch.steps, learns(batch.steps)
         due = (self.updates + 1) % self.policy_every == 0
         rows = self._rows(batch)
-        reads = {name: penalty.read(batch, rows.graph) for name, penalty in self.penalties.items()}
+        reads = {name: penalty.read(batch, rows.graph, self.updates) for name, penalty in self.penalties.items()}
         own = {
             f"{name}_{part}": loss
             for name, penalty in self.penalties.items()

@@ -120,17 +120,22 @@ class Toll:
 class Penalty(Protocol):
     """What else an actor-critic's policy and values pay for, such as the distance from who made the data.
 
-    An nn.Module, called with `spec` and `body` when made; its weights are its own (a `Dual` within it is one). `fits`
-    raises ValueError, in one line and before anything is learnt, for an agent whose choices it cannot judge. `read`
-    is called once for a batch, with who hears whom in rows 0..T, and what it returns is handed to the others: `losses`,
-    its own by name; `policy`, what is added to every agent's loss for the policy's choice in rows 0..T - 1; `value`,
-    what is taken off the worth of every next row for the choice in rows 1..T, [T, B, N], without gradient. All is
-    averaged over living agents.
+    An nn.Module, called with `spec` and `body` when made; its weights are its own (a `Dual` within it is one).
+    `followers` are agents within it that begin where the policy does when a run begins from another's; with
+    `needs_init` a run must. `fits` raises ValueError, in one line and before anything is learnt, for an agent whose
+    choices it cannot judge. `read` is called once for a batch, with who hears whom in rows 0..T and how many updates
+    were made, and what it returns is handed to the others: `losses`, its own by name; `policy`, what is added to every
+    agent's loss for the policy's choice in rows 0..T - 1; `value`, what is taken off the worth of every next row for
+    the choice in rows 1..T, [T, B, N], without gradient. All is averaged over living agents.
     """
+
+    needs_init: bool
+
+    def followers(self) -> list[Agent]: ...
 
     def fits(self, agent: Agent) -> None: ...
 
-    def read(self, batch: Trajectory, graph: AgentGraph) -> Any: ...
+    def read(self, batch: Trajectory, graph: AgentGraph, updates: int) -> Any: ...
 
     def losses(self, batch: Trajectory, read: Any) -> dict[str, Tensor]: ...
 

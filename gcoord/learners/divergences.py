@@ -53,7 +53,7 @@ class KL(Divergence):
         if type(policy) is not type(behaviour):
             raise ValueError(
                 f"expected policy and behaviour to have heads of one kind for KL in closed form (got "
-                f"{type(policy).__name__} and {type(behaviour).__name__}); divergence=mmd or dual_kl needs samples alone"
+                f"{type(policy).__name__} and {type(behaviour).__name__}); divergence=mmd needs samples alone"
             )
         return policy.kl(behaviour)
 

@@ -74,7 +74,7 @@ def step(learner, optimizer, batch):
 
 def targets(learner, batch):
     rows = learner._rows(batch)
-    reads = {name: penalty.read(batch, rows.graph) for name, penalty in learner.penalties.items()}
+    reads = {name: penalty.read(batch, rows.graph, learner.updates) for name, penalty in learner.penalties.items()}
     return learner._targets(batch, rows, learner._acting(batch, rows, due=False), reads)
 
 
@@ -459,10 +459,15 @@ class Leash(nn.Module):
         super().__init__()
         self.dual, self.network = Dual(start=2.0), nn.Linear(1, 1)
 
+    needs_init = False
+
+    def followers(self):
+        return []
+
     def fits(self, agent):
         assert isinstance(agent.body, Body)
 
-    def read(self, batch, graph):
+    def read(self, batch, graph, updates):
         return 7.0 + 0.0 * graph.degree()
 
     def policy(self, batch, read, choice):

@@ -143,7 +143,7 @@ def rows_that_go_on(batch):
 
 def targets(learner, batch):
     rows = learner._rows(batch)
-    reads = {name: penalty.read(batch, rows.graph) for name, penalty in learner.penalties.items()}
+    reads = {name: penalty.read(batch, rows.graph, learner.updates) for name, penalty in learner.penalties.items()}
     return learner._targets(batch, rows, learner._acting(batch, rows, due=False), reads)
 
 
@@ -190,9 +190,27 @@ def test_warming_up_without_a_penalty_is_refused():
     for option in ({"clone_updates": 1}, {"match_updates": 1}, {"candidates": -1}, {"lowest": 1.5}):
         with pytest.raises(ValueError, match=r"^expected .* \(got .*\)$"):
             ActorCritic(learner.spec, body, Local, **option)
-    for option in ({"weight": -1.0}, {"threshold": -0.1}):
+    for option in ({"weight": -1.0}, {"threshold": -0.1}, {"fade": 0}):
         with pytest.raises(ValueError, match=r"^expected .* \(got .*\)$"):
             Behaviour(learner.spec, body, **option)
+
+
+def test_a_hold_that_fades_lets_go_of_a_behaviour_that_misleads():
+    penalty = partial(Behaviour, weight=5.0, learns=False, fade=100, values_pay=False)
+    learner, batch = bandit(penalty)
+    clone = learner.penalties["behaviour"].agent
+    clone.head.logits.bias.data = torch.tensor([-5.0, 5.0, 0.0])
+    before = {name: value.clone() for name, value in clone.state_dict().items()}
+    told = []
+    fit(learner, batch, 40, 0.05, told)
+    # Held: the worst number by far.
+    assert probs(learner, batch)[1] > 0.8
+    assert [one["behaviour_weight"] for one in told[:2]] == pytest.approx([5.0, 4.95])
+    learner.updates = 100
+    fit(learner, batch, 200, 0.05, told)
+    assert probs(learner, batch)[0] > 0.95 and told[-1]["behaviour_weight"] == 0
+    assert all(torch.equal(value, before[name]) for name, value in clone.state_dict().items())
+    assert not any(name.startswith("loss_behaviour") for name in told[0])
 
 
 # On teams
