@@ -158,8 +158,9 @@ def test_the_pages_commands_and_python_run(tmp_path, monkeypatch):
         if name == "record":
             assert record(*options, "episodes=10", "num_envs=5") == 0
         else:
+            online = ["source.warmup=20", "source.bursts=1", "source.batch=8", "num_envs=4"]
             quick = ["frames=60", "source.updates=2", "evaluation.frames=0"]
-            quick += ["source.warmup=20", "num_envs=4"] if "init_from" in typed else ["source.minibatch=16"]
+            quick += online if "init_from" in typed else ["source.minibatch=16"]
             assert run_command("train", train, [*options, *quick, *QUIET, "evaluation.episodes=2"]) == 0
     (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     names: dict = {}
