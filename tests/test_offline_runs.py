@@ -64,6 +64,15 @@ def test_what_cannot_be_measured_is_refused_in_one_line_and_nothing_is_made(tmp_
     assert message in error and error.strip().count("\n") == 0 and not (tmp_path / "r").exists()
 
 
+def test_offline_runs_are_judged_in_the_world_and_keep_the_best(tmp_path, data):
+    often = ["source.updates=3", "source.minibatch=24", "evaluation.frames=70", "evaluation.episodes=4"]
+    assert learn("algo=bc", data, *often, "frames=300", f"run_dir={tmp_path}/r") == 0
+    rows = MetricsFile(tmp_path / "r", frames=10**12)._read()
+    judged = [float(row["evaluation_return_per_agent"]) for row in rows if row.get("evaluation_return_per_agent")]
+    assert len(judged) >= 2 and all(math.isfinite(x) for x in judged)
+    assert (tmp_path / "r" / "checkpoints" / "best" / "state.json").is_file()
+
+
 @pytest.mark.parametrize("algo", ["brac", "bear"])
 def test_a_resumed_run_is_the_one_that_was_not_interrupted(tmp_path, data, algo):
     warm = ["algo.match_updates=2"] if algo == "bear" else ["algo.clone_updates=2"]

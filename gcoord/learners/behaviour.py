@@ -43,6 +43,10 @@ class Behaviour(nn.Module):
     agent that `init_from` named, such as one that was cloned on small teams, and with `fade` its hold loosens until the
     learner, on larger teams, is left to the team's credit alone: a beta that misleads is let go.
 
+    Departures: the clone goes on learning beside the rest (BRAC fixes it after `clone_updates`); BEAR acts by its
+    policy, not by the best of ten of its actions, so that what acts needs no critic, and takes MMD from its clone and
+    not from the recorded actions of a state.
+
     Arguments:
         spec: of the teams.
         body: makes the clone's body.

@@ -12,7 +12,7 @@ import gcoord
 from gcoord.data.collect import Collector, acts, play, random_actions
 from gcoord.data.dataset import append, begin_shard
 from gcoord.data.offline import Offline
-from gcoord.data.recording import noisy, record
+from gcoord.data.recording import record
 from gcoord.data.sources import Replayed
 from gcoord.graph import Auto, Complete
 from gcoord.learners.actor_critic import ActorCritic
@@ -26,7 +26,6 @@ from gcoord.models.agent import Body
 from gcoord.models.kinds import policy_head
 from gcoord.models.latent import LatentHead
 from gcoord.models.memory import GRU
-from gcoord.scaleup.protocol import scripted
 from gcoord.spec import Discrete, TeamSpec
 from gcoord.trajectory import Step, Trajectory, learns, masked_mean, observe
 
@@ -71,12 +70,14 @@ def bandit(penalty, values=(lambda own: own @ Q,), teams=10, **options):
     return learner, batch
 
 
-def fit(learner, batches, updates, lr, figures=None):
+def fit(learner, batches, updates, lr, figures=None, dual_lr=None):
     """Updates as Lightning does them; `figures` collects what is logged of each."""
     optimizer = learner.configure_optimizers()
     for number in range(updates):
         for group in optimizer.param_groups:
             group["lr"] = lr if number < updates * 3 / 4 else lr / 10
+            if group["name"] == "dual" and dual_lr is not None:
+                group["lr"] = dual_lr
         optimizer.zero_grad()
         losses = learner.losses(batches if isinstance(batches, Trajectory) else next(batches))
         torch.stack(list(losses.values())).sum().backward()
@@ -286,44 +287,46 @@ def test_the_penalty_is_averaged_over_the_living_whatever_the_teams_size():
     assert learner.take_figures()["behaviour_weight"] == pytest.approx(0.1)
 
 
-# Mixed data of the toy: the policy learnt is better than its clone, and than who made it
+# Recorded at random: who made the data does not get there, nor does its clone
 
 
-def recorded(folder, continuous):
-    """Teams of two: mostly at random, now and then as the script says."""
-    env = gcoord.make_env("native/meet", n_agents=2, num_envs=50, continuous=continuous)
-    act = noisy(scripted(env), env.spec, 0.8, 0) if continuous else random_actions(env.spec, 0)
+@pytest.fixture(scope="module", params=[False, True])
+def at_random(request, tmp_path_factory):
+    """Teams of two at random, numbered or continuous: spec, folder, and what they and their clone earn."""
+    folder = tmp_path_factory.mktemp("recorded")
+    env = gcoord.make_env("native/meet", n_agents=2, num_envs=50, continuous=request.param)
     writer = begin_shard(folder)
-    figures = record(env, act, None, 400, 0, writer)
-    append(folder, writer, "native/meet", {}, {"spec": env.spec.to_dict(), "episodes": 400})
-    return env.spec, figures["return_per_agent"]
+    figures = record(env, random_actions(env.spec, 0), None, 200, 0, writer)
+    append(folder, writer, "native/meet", {}, {"spec": env.spec.to_dict(), "episodes": 200})
+    return env.spec, folder, figures["return_per_agent"], judged(learnt(Imitation, env.spec, folder, 100), env.spec)
 
 
-def judged(agent, spec, continuous):
-    env = gcoord.make_env("native/meet", n_agents=2, num_envs=200, continuous=continuous)
-    return play(env, acts(agent), None, 200, 7)["return_per_agent"].mean().item()
+def judged(agent, spec):
+    env = gcoord.make_env("native/meet", n_agents=2, num_envs=100, continuous=spec.continuous)
+    return play(env, acts(agent), None, 100, 7)["return_per_agent"].mean().item()
 
 
-def learnt(make, spec, folder, updates, seed=0):
-    torch.manual_seed(seed)
-    body = partial(Body, spec, Auto(2), partial(GraphEncoder, dim=32, heads=2))
-    learner = make(spec, body, lr=2e-3)
-    source = Offline(learner, [spec], str(folder), minibatch=128, updates=updates, seed=seed)
-    return fit(learner, iter(source), updates, 2e-3).agent
+def learnt(make, spec, folder, updates):
+    torch.manual_seed(0)
+    learner = make(spec, partial(Body, spec, Auto(2), partial(GraphEncoder, dim=16, heads=2)))
+    source = Offline(learner, [spec], str(folder), minibatch=64, updates=updates)
+    return fit(learner, iter(source), updates, 3e-3, dual_lr=0.02).agent
 
 
 OFFLINE = {
     "brac": (BRAC, partial(Behaviour, weight=0.02)),
-    "bear": (BEAR, partial(Behaviour, head=LatentHead, divergence=MMD, weight=1.0, threshold=0.6, values_pay=False)),
+    "bear": (
+        BEAR,
+        partial(Behaviour, head=LatentHead, divergence=MMD, weight=0.05, threshold=0.6, values_pay=False),
+    ),
 }
 
 
-@pytest.mark.parametrize("continuous", [False, True])
 @pytest.mark.parametrize("name", OFFLINE)
-def test_what_is_learnt_from_mixed_data_is_better_than_who_made_it_and_than_its_clone(tmp_path, name, continuous):
-    spec, behaved = recorded(tmp_path, continuous)
+def test_what_is_learnt_from_teams_that_acted_at_random_is_far_better_than_they_and_their_clone(name, at_random):
+    spec, folder, behaved, cloned = at_random
     options, penalty = OFFLINE[name]
-    brac = partial(ActorCritic, critic=Local, penalties={"behaviour": penalty}, gamma=0.9, clone_updates=50, **options)
-    clone = judged(learnt(Imitation, spec, tmp_path, 300), spec, continuous)
-    better = judged(learnt(brac, spec, tmp_path, 600), spec, continuous)
-    assert better > max(behaved, clone) + 0.15
+    settings = {"gamma": 0.8, "tau": 0.02, "clone_updates": 50, **options}
+    make = partial(ActorCritic, critic=Local, penalties={"behaviour": penalty}, **settings)
+    # 0.76 where it gets there, as the script does.
+    assert judged(learnt(make, spec, folder, 300), spec) > max(behaved, cloned) + 0.3
