@@ -27,6 +27,18 @@ agent of an episode at the default team size: of random actions, and of the worl
 `env.density=fixed`, the default where a team size can be chosen, the world grows with the team as said; at
 `env.density=arena` it does not.
 
+Worlds of `native/` are also PettingZoo ParallelEnvs, for other people's programs:
+
+```python
+from gcoord.envs.native.export import as_parallel_env
+
+env = as_parallel_env("spread", n_agents=5, density="arena")
+observations, infos = env.reset(seed=0)
+```
+
+An agent then observes all that it would hear here (itself, the entities and where the others are), which grows with the
+team; with `view="own"`, what it senses itself.
+
 """
 
 

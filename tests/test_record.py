@@ -152,13 +152,15 @@ def test_learning_without_data_is_refused_in_one_line(options, message, tmp_path
 def test_the_pages_commands_and_python_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     commands = re.findall(r"^python -m gcoord\.(\w+) (.*?)(?:  +#.*)?$", PAGE, re.MULTILINE)
-    assert [name for name, _ in commands] == ["record", "record", "train", "train"]
+    assert [name for name, _ in commands] == ["record"] * 2 + ["train"] * 6
     for name, typed in commands:
         options = [option.strip("'") for option in typed.split()]
         if name == "record":
             assert record(*options, "episodes=10", "num_envs=5") == 0
         else:
-            quick = ["frames=60", "source.updates=2", "source.minibatch=16", "evaluation.frames=0"]
+            online = ["source.warmup=20", "source.bursts=1", "source.batch=8", "num_envs=4"]
+            quick = ["frames=60", "source.updates=2", "evaluation.frames=0"]
+            quick += online if "init_from" in typed else ["source.minibatch=16"]
             assert run_command("train", train, [*options, *quick, *QUIET, "evaluation.episodes=2"]) == 0
     (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     names: dict = {}

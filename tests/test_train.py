@@ -48,17 +48,24 @@ def is_offline(algo: str) -> bool:
 
 
 def data_of(algo: str, folder: Path, *world: str) -> list[str]:
-    """Recorded random teams of native/meet, for algorithms that learn from recorded teams alone."""
+    """Recorded random teams of native/meet, for algorithms that learn from recorded teams alone; a run to begin from
+    for the one that needs it."""
+    if algo == "coordinate":
+        options = [*TOY, *source_of("bc"), *world, *data_of("bc", folder, *world), "algo=bc", "frames=20"]
+        assert go(*options, f"run_dir={folder}-clone") == 0
+        return [f"init_from={folder}-clone"]
     if not is_offline(algo):
         return []
-    options = ["env=native/meet", "policy=random", "episodes=6", "num_envs=6", *world, f"out={folder}"]
+    options = ["env=native/meet", "policy=random", "episodes=6", "num_envs=6", f"out={folder}"]
+    options += [option for option in world if option.startswith("env.")]
     assert run_command("record", record, options) == 0
     return [f"dataset={folder}"]
 
 
 def source_of(algo: str) -> list[str]:
     if is_offline(algo):
-        return ["source.updates=2", "source.minibatch=20"]
+        warming = [name for name in ("clone_updates", "match_updates") if name in algo_node(algo)]
+        return ["source.updates=2", "source.minibatch=20", *(f"algo.{name}=1" for name in warming)]
     if algo == "reinforce":
         return ["source.steps=10"]
     return ON_POLICY if locate(algo_node(algo)._target_).on_policy else OFF_POLICY
@@ -121,6 +128,9 @@ PAIRS = [
     ("relation", "none", "masac"),
     ("conv", "gru", "bc"),
     ("mlp", "none", "bc_vae"),
+    ("additive", "gru", "brac"),
+    ("mean", "none", "bear"),
+    ("edge", "none", "coordinate"),
 ]
 
 
@@ -128,8 +138,8 @@ PAIRS = [
 def test_any_encoder_with_any_algorithm_on_a_team_with_kinds_deaths_and_entities(tmp_path, model, memory, algo):
     extra = ["model.encoder.heads=2"] if model != "mlp" else []
     world = ["env.kinds=2", "env.deaths=0.05", "env.entities=3", "env.continuous=false"]
-    data = data_of(algo, tmp_path / "data", *world)
-    options = [f"model={model}", f"memory={memory}", f"algo={algo}", *extra, *world, *data]
+    parts = [f"model={model}", f"memory={memory}", *extra]
+    options = [*parts, f"algo={algo}", *world, *data_of(algo, tmp_path / "data", *parts, *world)]
     assert go(*TOY, *source_of(algo), *options, "frames=100", f"run_dir={tmp_path}/r") == 0
     assert all(float(row["updates"]) > 0 for row in metrics(tmp_path / "r"))
 
@@ -140,8 +150,8 @@ def test_any_encoder_with_any_algorithm_on_a_team_with_kinds_deaths_and_entities
 @pytest.mark.parametrize("algo", options_of("algo"))
 def test_the_full_product_of_encoders_memories_and_algorithms(tmp_path, model, memory, algo):
     attends = model != "mlp"
-    world = ["env.deaths=0.05", "env.entities=3"]
-    options = [f"model={model}", f"memory={memory}", f"algo={algo}", *world, *data_of(algo, tmp_path / "data", *world)]
+    parts = [f"model={model}", f"memory={memory}", "env.deaths=0.05", "env.entities=3"]
+    options = [*parts, f"algo={algo}", *data_of(algo, tmp_path / "data", *parts)]
     expected = 2 if algo == "dgn" and not attends else 0
     assert go(*TOY, *source_of(algo), *options, "frames=100", f"run_dir={tmp_path}/r") == expected
 

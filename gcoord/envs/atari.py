@@ -111,6 +111,7 @@ def _space_invaders(
         f"gcoord.envs.atari:make_{'two' if players == 2 else 'one'}",
         console,
         metrics="gcoord.envs.atari:console_metrics",
+        picture="gcoord.envs.screens:emulator",
         reductions={"score": "sum"},
         max_steps=max_steps,
         channels="first",

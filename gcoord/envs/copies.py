@@ -39,6 +39,7 @@ class Copy:
         self.positions = find_function(recipe.positions) if recipe.positions else None
         self.entities = find_function(recipe.entities) if recipe.entities else None
         self.metrics = find_function(recipe.metrics) if recipe.metrics else None
+        self.hears = find_function(recipe.hears) if recipe.hears else None
         self.bits, self.python_state = np.random.MT19937(0), random.Random(0).getstate()
         self.senses = [layout.senses[k] for k in layout.kind]
         self.acts = [layout.acts[k] for k in layout.kind]
@@ -72,6 +73,14 @@ class Copy:
         for action in actions:
             self.row["action"][...] = action
             self.step()
+
+    def picture(self) -> tuple[Any, Any]:
+        """The world as it draws itself, and what that shows; twice None where it does not."""
+        if self.recipe.picture is None:
+            return None, None
+        with self._own_randomness():
+            image, extent = find_function(self.recipe.picture)(self.env)
+        return (None, None) if image is None else (np.ascontiguousarray(image, np.uint8), extent)
 
     def close(self) -> None:
         """Closes the world."""
@@ -167,6 +176,8 @@ class Copy:
             self._require_finite("position", "positions")
         if self.entities is not None:
             self._see_entities(self.entities(self.env))
+        if self.hears is not None:
+            row["hears"][...] = self.hears(self.env)
 
     def _see_available(self, observations: Seen, infos: Seen, alive: list[bool]) -> None:
         available = self.row["available"]
@@ -306,6 +317,11 @@ class Copies:
             for copy in self.copies:
                 if copy.index in episodes:
                     copy.replay(*episodes[copy.index])
+
+    def picture(self) -> tuple[Any, Any]:
+        """The first copy as it draws itself."""
+        with self._kept():
+            return self.copies[0].picture()
 
     def close(self) -> None:
         """Closes every copy."""

@@ -14,6 +14,9 @@ from gcoord.envs.copies import Row, Shapes
 from gcoord.envs.spaces import Act, Layout, Sense
 from gcoord.spec import Discrete
 
+# Of the engine's groups, in pictures.
+TINTS = ((222, 107, 93), (96, 146, 214), (232, 188, 84), (110, 180, 120))
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -304,6 +307,20 @@ class GridTeam:
         # The engine ends the process where it is stepped with nobody left.
         over = over or not self.ours.seen["alive"].any()
         return over, not over and self.steps >= self.max_steps
+
+    def picture(self) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+        """The map from above, a pixel a square: walls dark, each of the engine's groups in a colour of its own."""
+        walls = self.grid._get_walls_info()
+        side = int(walls.max()) + 1  # a wall runs round every map
+        image = np.full((side, side, 3), 245, np.uint8)
+        image[walls[:, 1], walls[:, 0]] = 70
+        squads = [squad for squad in (self.ours, self.theirs) if squad is not None]
+        blocks = {group.handle.value: group.kind.block for squad in squads for group in squad.groups}
+        for number, handle in enumerate(self.grid.get_handles()):
+            places = self.grid.get_pos(handle)[self.grid.get_alive(handle)]
+            for down, right in blocks.get(handle.value, np.zeros((1, 2), np.int64)):
+                image[places[:, 1] + down, places[:, 0] + right] = TINTS[number % len(TINTS)]
+        return image, (-0.5, side - 0.5, side - 0.5, -0.5)
 
     def close(self) -> None:
         """Nothing to release: the engine goes with its last reference."""

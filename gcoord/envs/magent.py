@@ -291,6 +291,7 @@ def _make(
         dict(world=world, map_size=map_size, **options | dict(side=side, opponents=opponents), rewards=rewards),
         reductions=family.world.reductions(side),
         max_steps=options["max_cycles"],
+        picture="gcoord.envs.screens:grid",
         arrays=True,
     )
     return ParallelTeamEnv(

@@ -315,6 +315,7 @@ def _make(
         reductions=TASKS[task].reductions,
         max_steps=max_steps,
         rejoins=task == "battle",
+        picture="gcoord.envs.screens:grid",
         arrays=True,
     )
     script = functools.partial(by_script, PLAIN if task == "battle" else SEATS, (OURS,), True)

@@ -12,11 +12,8 @@ from gcoord.envs.recipe import Recipe, find_function, quiet_imports
 from gcoord.envs.together import Together
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from gcoord.envs.parallel import ParallelTeamEnv
-    from gcoord.spec import Reward, TeamSpec
-    from gcoord.trajectory import Observation
+    from gcoord.spec import Reward
 
 AGENTS, OCCUPIED = 3, 0.1
 
@@ -64,6 +61,7 @@ def simple_spread(
     Metrics: `success`, the share of landmarks with an agent within 0.1 at the episode's end, and `collisions`, pairs of
     agents in touch, summed over the steps.
     """
+    from gcoord.envs.mpe_scripts import share_out
     from gcoord.envs.parallel import ParallelTeamEnv
 
     n = AGENTS if n_agents is None else n_agents
@@ -169,36 +167,3 @@ def _gaps(world: Any) -> np.ndarray:
     agents = np.stack([agent.state.p_pos for agent in world.agents])
     places = np.stack([landmark.state.p_pos for landmark in world.landmarks])
     return np.sqrt(((agents[:, None] - places) ** 2).sum(-1))  # type: ignore[no-any-return]
-
-
-def share_out(spec: TeamSpec, observation: Observation) -> Tensor:
-    """The nearest pair of agent and landmark is matched, then the nearest of those left; each goes to its own.
-
-    It knows all positions. An agent pushes along the axis with the larger gap, where gap less the way it glides counts.
-    """
-    import torch
-
-    from gcoord.spec import Discrete
-
-    agents, places = observation.position, observation.entity_position
-    assert agents is not None and places is not None
-    gap = places.unsqueeze(1) - agents.unsqueeze(2)  # [B, N, M, 2]
-    distance = gap.norm(dim=-1).masked_fill(~observation.alive.unsqueeze(-1), torch.inf)
-    B, N, M = distance.shape
-    team = torch.arange(B, device=distance.device)
-    goal = torch.zeros(B, N, dtype=torch.long, device=distance.device)
-    for _ in range(min(N, M)):
-        nearest = distance.flatten(1).argmin(-1)
-        i, m = nearest // M, nearest % M
-        goal[team, i] = m
-        distance[team, i] = torch.inf
-        distance[team, :, m] = torch.inf
-    way = gap.gather(2, goal[..., None, None].expand(-1, -1, 1, 2)).squeeze(2)
-    # Speed falls by a quarter each 0.1 s: an agent glides on for 0.4 of its velocity.
-    way = way - 0.4 * observation.own
-    size, axis = way.abs().max(-1)
-    positive = way.gather(-1, axis.unsqueeze(-1)).squeeze(-1) > 0
-    number = torch.where(size < 0.03, 0, 1 + 2 * axis + positive.long())
-    if isinstance(spec.actions[0], Discrete):
-        return number
-    return torch.nn.functional.one_hot(number, 5).to(way.dtype)

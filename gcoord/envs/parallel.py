@@ -151,6 +151,12 @@ class ParallelTeamEnv:
         )
         return self._observe(), outcome
 
+    def picture(self) -> tuple[np.ndarray, tuple[float, float, float, float] | None] | tuple[None, None]:
+        """The first team as its world draws itself, bytes [H, W, 3], and what that shows in the positions' units (left,
+        right, bottom, top), None where there are none; twice None for worlds in workers, and those that do not draw."""
+        self._require_open()
+        return self._backend.picture() if isinstance(self._backend, Copies) else (None, None)
+
     def close(self) -> None:
         """Closes the worlds and stops the workers; safe to call twice."""
         if not self._closed:

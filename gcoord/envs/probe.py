@@ -47,6 +47,10 @@ def _shapes(recipe: Recipe, env: Any, n_agents: int) -> Shapes:
             raise ValueError(f"expected {recipe.entities} to give features [M, Oe] and positions [M, P]")
         shapes["entities"], shapes["entity_position"] = features.shape, places.shape
         shapes["entity_present"] = features.shape[:1]
+    if recipe.hears:
+        shapes["hears"] = (n_agents, n_agents + shapes.get("entities", (0,))[0])
+        if (got := np.shape(_ask(recipe.hears, env))) != shapes["hears"]:
+            raise ValueError(f"expected {recipe.hears} to give who hears whom {shapes['hears']} (got {got})")
     given = sorted(_ask(recipe.metrics, env)) if recipe.metrics else []
     if given != sorted(recipe.reductions):
         raise ValueError(f"expected metrics {sorted(recipe.reductions)} (got {given} from {recipe.metrics})")

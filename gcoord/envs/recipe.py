@@ -16,7 +16,7 @@ from gcoord.spec import Reduction
 
 # Which extra brings what: `pip install 'gcoord[petting]'`.
 EXTRA = {
-    **dict.fromkeys(("pettingzoo", "mpe2", "pygame", "pymunk", "supersuit", "scipy"), "petting"),
+    **dict.fromkeys(("pettingzoo", "mpe2", "pygame", "pymunk", "Box2D", "supersuit", "scipy"), "petting"),
     **dict.fromkeys(("ale_py", "multi_agent_ale_py"), "atari"),
     "gymnasium": "gym",
     "magent2": "magent",
@@ -29,7 +29,9 @@ class Recipe:
 
     maker(**kwargs) -> ParallelEnv; positions(env) -> {agent: coordinates}; entities(env) -> (features [M, Oe],
     positions [M, P]) or with present [M] besides; metrics(env) -> {name: number}, the names of `reductions`, which
-    say how an episode reduces each. bins: see `read_layout`. stack: frames that an image holds, the oldest first.
+    say how an episode reduces each. hears(env) -> who hears whom [N, N + M]. picture(env) -> (image [H, W, 3] of bytes,
+    what it shows in the positions' units (left, right, bottom, top) or None). bins: see `read_layout`. stack: frames
+    that an image holds, the oldest first.
     anew: make the world again for each episode, where a reset leaves something of the one before.
     arrays: the maker returns a `copies.ArrayWorld` instead, which needs no hooks.
     """
@@ -39,6 +41,8 @@ class Recipe:
     positions: str | None = None
     entities: str | None = None
     metrics: str | None = None
+    hears: str | None = None
+    picture: str | None = None
     reductions: dict[str, Reduction] = field(default_factory=dict)
     max_steps: int | None = None
     rejoins: bool = False

@@ -126,6 +126,7 @@ def _team_of_one(
     recipe = Recipe(
         "gcoord.envs.single:InRow" if rows else "gcoord.envs.single:make_alone",
         {**game, "bins": bins} if rows else game,
+        picture="gcoord.envs.screens:gymnasium",
         max_steps=limit,
         channels="first" if pictures else "last",
         bins=None if rows else bins,
@@ -189,6 +190,7 @@ class InRow:
 
     def __init__(self, id: str, max_steps: int, bins: int | None = None) -> None:
         self.env = make_alone(id, max_steps).env
+        self.unwrapped = self.env.unwrapped
         self.layout = read_layout(Alone(self.env), {}, bins=bins)
         self.act = self.layout.acts[0]
 

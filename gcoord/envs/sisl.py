@@ -112,6 +112,7 @@ def pursuit(
         kwargs,
         positions="gcoord.envs.sisl:pursuit_positions",
         metrics="gcoord.envs.sisl:pursuit_metrics",
+        picture="gcoord.envs.screens:pursuit",
         reductions={"catches": "last", "success": "last"},
         max_steps=max_cycles,
     )

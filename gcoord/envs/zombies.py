@@ -94,6 +94,7 @@ def knights_archers_zombies(
         positions="gcoord.envs.zombies:places",
         entities="gcoord.envs.zombies:things" if view == "vector" else None,
         metrics="gcoord.envs.zombies:zombies_metrics",
+        picture="gcoord.envs.screens:knights_archers_zombies",
         reductions={"kills": "sum", "survivors": "last"},
         max_steps=max_cycles,
         channels="first",

@@ -1,4 +1,4 @@
-"""Actor and critic on replay: DDPG, TD3, SAC, IDDPG, MADDPG, ISAC and MASAC by their parts."""
+"""Actor and critic on replay or recorded teams: DDPG, TD3, SAC, IDDPG, MADDPG, ISAC, MASAC, BRAC, BEAR by parts."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ class ActorCritic(Learner):
     DDPG (https://arxiv.org/abs/1509.02971): one critic and a `point_head`. TD3 (https://arxiv.org/abs/1802.09477): two,
     `smoothing`, `policy_every` 2. SAC (https://arxiv.org/abs/1812.05905): two, `judge: min`, a `Temperature`, no target
     policy. With a `Local` critic and n agents: IDDPG, ISAC. With `Team`: MADDPG (https://arxiv.org/abs/1706.02275),
-    MASAC. Every mean is over living agents of valid steps; rewards of the dead, truncation and termination are as in
-    `gcoord.returns`.
+    MASAC. BRAC and BEAR: a `gcoord.learners.behaviour.Behaviour` among the penalties, BEAR with `lowest` 0.75 and
+    `candidates` 10. Every mean is over living agents of valid steps; rewards of the dead, truncation and termination
+    are as in `gcoord.returns`.
 
     Departures: actor, critics and temperature are stepped together, all at the same parameters; exploration is
     uncorrelated noise and not DDPG's Ornstein-Uhlenbeck process; critics have no memory of their own (with
@@ -52,7 +53,12 @@ class ActorCritic(Learner):
         relaxation: how numbered actions are proposed: `Every` (closed form, the default) or `Gumbel`.
         temperature: makes what entropy is worth, called with spec; None: nothing.
         penalties: by name, what else policy and values pay for, each called with spec and body (see `Penalty`).
-        critics: how many; targets take the lowest.
+        critics: how many.
+        lowest: share of the lowest critic in the targets, the rest being that of the highest (BEAR: 0.75).
+        candidates: next actions drawn from the policy, of which the targets take the best (BEAR: 10); 0: what the
+            policy's proposals are worth on average.
+        clone_updates: updates to begin with in which penalties learn and nothing else does (BRAC's clone).
+        match_updates: updates after those in which the policy only pays penalties (BEAR's warm-up).
         judge: whom the policy climbs: the `first` critic, or the lowest (`min`).
         others: what the others do while an agent's new action is judged: what they did (`replayed`), or what they would
             do now (`current`). Neither gives the others a gradient.
@@ -79,6 +85,10 @@ class ActorCritic(Learner):
         temperature: Callable[..., Temperature] | None = None,
         penalties: Mapping[str, Callable[..., Penalty]] | None = None,
         critics: int = 2,
+        lowest: float = 1.0,
+        candidates: int = 0,
+        clone_updates: int = 0,
+        match_updates: int = 0,
         judge: Literal["first", "min"] = "first",
         others: Literal["replayed", "current"] = "replayed",
         target_policy: bool = True,
@@ -98,7 +108,7 @@ class ActorCritic(Learner):
         adam_eps: float = 1e-5,
     ) -> None:
         super().__init__(spec, lr=lr, lr_of=lr_of, max_grad_norm=max_grad_norm, adam_eps=adam_eps)
-        for name, share in (("gamma", gamma), ("tau", tau)):
+        for name, share in (("gamma", gamma), ("tau", tau), ("lowest", lowest)):
             if not 0 <= share <= 1:
                 raise ValueError(f"expected {name} between 0 and 1 (got {share})")
         scales = {"smoothing": smoothing, "smoothing_clip": smoothing_clip, "restraint": restraint}
@@ -107,6 +117,11 @@ class ActorCritic(Learner):
                 raise ValueError(f"expected {name} of at least 0 (got {scale})")
         if min(critics, policy_every) < 1:
             raise ValueError(f"expected critics and policy_every of at least 1 (got {critics} and {policy_every})")
+        if min(candidates, clone_updates, match_updates) < 0 or (max(clone_updates, match_updates) and not penalties):
+            raise ValueError(
+                f"expected candidates, clone_updates and match_updates of at least 0, the last two with penalties (got "
+                f"{candidates}, {clone_updates} and {match_updates} with {sorted(penalties or {})})"
+            )
         if judge not in ("first", "min") or others not in ("replayed", "current"):
             raise ValueError(
                 f"expected judge to be first or min and others replayed or current (got {judge!r} and {others!r})"
@@ -119,6 +134,9 @@ class ActorCritic(Learner):
         self.temperature = None if temperature is None else temperature(spec)
         made: dict[str, Any] = {name: make(spec, body) for name, make in (penalties or {}).items()}
         self.penalties: Any = nn.ModuleDict(made)
+        for penalty in made.values():
+            penalty.fits(self.agent)
+        self.needs_init = any(penalty.needs_init for penalty in made.values())
         # With a shared encoder the targets need its features, whoever chooses the next actions.
         self.target_agent = copy.deepcopy(self.agent).requires_grad_(False) if target_policy or share_encoder else None
         self.target_bodies = copy.deepcopy(self.critic_bodies).requires_grad_(False)
@@ -126,11 +144,16 @@ class ActorCritic(Learner):
         self.judge, self.others, self.target_policy, self.share_encoder = judge, others, target_policy, share_encoder
         self.smoothing, self.smoothing_clip, self.policy_every = smoothing, smoothing_clip, policy_every
         self.restraint = restraint
-        self.gamma, self.tau = gamma, tau
+        self.gamma, self.tau, self.lowest, self.candidates = gamma, tau, lowest, candidates
+        self.clone_updates, self.match_updates = clone_updates, match_updates
         self.epsilon_start, self.epsilon_end, self.epsilon_frames = epsilon_start, epsilon_end, epsilon_frames
 
     def bodies(self) -> list[Body]:
         return [part for part in self.modules() if isinstance(part, Body)]
+
+    def followers(self) -> list[Agent]:
+        mine = [] if self.target_agent is None else [self.target_agent]
+        return [*mine, *(agent for penalty in self.penalties.values() for agent in penalty.followers())]
 
     def groups(self) -> dict[str, list[nn.Module]]:
         penalties = {"penalty": [self.penalties]} if len(self.penalties) else {}
@@ -148,6 +171,14 @@ class ActorCritic(Learner):
         steps, mask = batch.steps, learns(batch.steps)
         due = (self.updates + 1) % self.policy_every == 0
         rows = self._rows(batch)
+        reads = {name: penalty.read(batch, rows.graph, self.updates) for name, penalty in self.penalties.items()}
+        own = {
+            f"{name}_{part}": loss
+            for name, penalty in self.penalties.items()
+            for part, loss in penalty.losses(batch, reads[name]).items()
+        }
+        if self.updates < self.clone_updates:
+            return own
         acting = self._acting(batch, rows, due)
         if self.share_encoder:
             assert acting is not None
@@ -155,7 +186,7 @@ class ActorCritic(Learner):
         else:
             h = [part(steps.seen, graph=rows.graph[:-1]).h for part in self.critic_bodies]
         done = self.code(played(steps), steps.seen)
-        y = self._targets(batch, rows, acting)
+        y = self._targets(batch, rows, acting, reads)
         q = _values(self.critics, h, steps.seen, done.unsqueeze(0), done)[:, 0]
         error = torch.where(mask, q - y, 0.0)  # [critics, T, B, N]
         self.td_error = surprise(error.abs().mean(0), mask)
@@ -163,11 +194,9 @@ class ActorCritic(Learner):
         losses = {"td": masked_mean(error.square().sum(0) * weight, mask)}
         if due:
             assert acting is not None
-            losses |= self._improvement(batch, acting, [x.detach() for x in h], done)
-        for name, penalty in self.penalties.items():
-            losses |= {f"{name}_{part}": loss for part, loss in penalty.losses(batch).items()}
+            losses |= self._improvement(batch, acting, reads, [x.detach() for x in h], done)
         self.figure("td_error", masked_mean(error.abs().mean(0), mask))
-        return losses
+        return {**losses, **own}
 
     def _rows(self, batch: Trajectory) -> _Rows:
         # All bodies are made alike: who hears whom is found out once.
@@ -186,14 +215,16 @@ class ActorCritic(Learner):
         return agent.body.unroll(rows.seen, warmed(agent.body, batch), rows.order, rows.graph, rows.keys)
 
     @torch.no_grad()
-    def _targets(self, batch: Trajectory, rows: _Rows, acting: Features | None) -> Tensor:
+    def _targets(self, batch: Trajectory, rows: _Rows, acting: Features | None, reads: Mapping[str, Any]) -> Tensor:
         """y [T, B, N]: what every row's action should be worth."""
         steps, after = batch.steps, rows.seen[1:]
         behind = None if self.target_agent is None else self._unrolled(self.target_agent, batch, rows)
         agent, features = (self.target_agent, behind) if self.target_policy else (self.agent, acting)
         assert agent is not None and features is not None
         choice = _choice(agent, features, slice(1, None), after, rows.keys[1:])
-        proposals = self.code.propose(choice, after)
+        proposals = (
+            self.code.drawn(choice, after, self.candidates) if self.candidates else self.code.propose(choice, after)
+        )
         if self.smoothing:
             code = self.code.smoothed(proposals.code, after, self.smoothing, self.smoothing_clip)
             proposals = replace(proposals, code=code)
@@ -203,17 +234,22 @@ class ActorCritic(Learner):
         else:
             h = [part(after, graph=rows.graph[1:]).h for part in self.target_bodies]
         q = _values(self.target_critics, h, after, proposals.code, proposals.drawn())
-        future = proposals.mean(q.amin(0) - self._price(proposals, after))
-        for penalty in self.penalties.values():
-            future = future - penalty.value(batch, choice)
+        q = q.amin(0) if self.lowest == 1 else self.lowest * q.amin(0) + (1 - self.lowest) * q.amax(0)
+        worth = q - self._price(proposals, after)
+        future = worth.amax(0) if self.candidates else proposals.mean(worth)
+        for name, penalty in self.penalties.items():
+            future = future - penalty.value(batch, reads[name], choice)
         # What the first row itself is worth enters no target.
         value = torch.cat([torch.zeros_like(future[:1]), future])
         shared = (self.shares_reward(rows.seen) & rows.seen.alive).any(0) if "team" in self.spec.reward else False
         ends = (steps.terminated, steps.truncated, steps.valid)
         return returns.n_step(steps.reward, value, rows.seen.alive, *ends, gamma=self.gamma, shared=shared)
 
-    def _improvement(self, batch: Trajectory, acting: Features, h: list[Tensor], done: Tensor) -> dict[str, Tensor]:
-        """The policy's loss, and the temperature's; h are the critics' features, done the codes of what was done."""
+    def _improvement(
+        self, batch: Trajectory, acting: Features, reads: Mapping[str, Any], h: list[Tensor], done: Tensor
+    ) -> dict[str, Tensor]:
+        """The policy's loss, the temperature's, and those that come with the penalties; h are the critics' features,
+        done the codes of what was done, reads what the penalties made of the batch."""
         seen, mask = batch.steps.seen, learns(batch.steps)
         if self.share_encoder:
             acting = Features(acting.h.detach(), acting.graph)
@@ -223,12 +259,19 @@ class ActorCritic(Learner):
         judges = list(self.critics)[: 1 if self.judge == "first" else None]
         with frozen(self.critics):
             q = _values(judges, h, seen, proposals.code, others).amin(0)
+        tolls = {name: penalty.policy(batch, reads[name], choice) for name, penalty in self.penalties.items()}
         loss = proposals.mean(self._price(proposals, seen) - q)
+        if self.updates < self.clone_updates + self.match_updates:
+            loss = torch.zeros_like(loss)
         if self.restraint and (logits := _logits(choice)) is not None:
             loss = loss + self.restraint * logits
-        for penalty in self.penalties.values():
-            loss = loss + penalty.policy(batch, choice)
+        for toll in tolls.values():
+            loss = loss + toll.paid
         losses = {"policy": masked_mean(loss, mask)}
+        for name, toll in tolls.items():
+            losses |= {f"{name}_{part}": value for part, value in toll.losses.items()}
+            for part, value in toll.figures.items():
+                self.figure(f"{name}_{part}", value)
         with torch.no_grad():
             entropy = choice.entropy() if self.temperature is None else proposals.entropy()
         if self.temperature is not None:

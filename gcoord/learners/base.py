@@ -41,6 +41,8 @@ class Learner(lightning.LightningModule):
     explores = True
     takes_discrete = True
     takes_continuous = True
+    # Whether it must begin from another run's agent.
+    needs_init = False
     # Rows of time that a batch must hold at least for what is learnt, and the team size that a part is bound to.
     rows = 1
     fixed_n: int | None = None
@@ -112,6 +114,10 @@ class Learner(lightning.LightningModule):
     def epsilon(self) -> float:
         """Share of random actions while exploring; 0 for policies that sample."""
         return 0.0
+
+    def followers(self) -> list[Agent]:
+        """Agents beside the policy that begin where it does, when a run begins from another's."""
+        return []
 
     def groups(self) -> dict[str, list[nn.Module]]:
         """Networks by parameter group, trained together and clipped apart."""

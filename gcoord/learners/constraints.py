@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from gcoord.graph import AgentGraph
+from gcoord.models.agent import Agent
 from gcoord.models.heads import Choice
 from gcoord.spec import Continuous, TeamSpec
 from gcoord.trajectory import Observation, Trajectory
@@ -33,7 +36,7 @@ class Dual(nn.Module):
         super().__init__()
         if start <= 0 or not low <= math.log(start) <= high:
             raise ValueError(f"expected a start within exp({low}) and exp({high}) (got {start})")
-        self.low, self.high = low, high
+        self.n, self.low, self.high = n, low, high
         self.log = nn.Parameter(torch.full((n,), math.log(start)))
 
     @property
@@ -90,11 +93,11 @@ class Temperature(nn.Module):
 
     def forward(self, seen: Observation) -> Tensor:
         """[*, N]: every agent's temperature, without gradient."""
-        return self.dual.value[_kind(seen)]
+        return self.dual.value[kind_of(seen)]
 
     def target(self, seen: Observation) -> Tensor:
         """[*, N]: the entropy in nats that every agent's should be."""
-        kind = _kind(seen)
+        kind = kind_of(seen)
         numbers = self.numbers[kind]
         if seen.available is not None:
             numbers = seen.available.sum(-1).clamp(min=1).to(numbers.dtype)
@@ -102,30 +105,53 @@ class Temperature(nn.Module):
 
     def loss(self, entropy: Tensor, seen: Observation, mask: Tensor) -> Tensor:
         """Of entropy [*, N], over mask [*, N]."""
-        missing = torch.where(mask, self.target(seen) - entropy.detach(), 0.0)
-        of_kind = _kind(seen).unsqueeze(-1) == torch.arange(len(self.box), device=missing.device)
-        of_kind = of_kind & mask.unsqueeze(-1)
-        over = tuple(range(mask.dim()))
-        mean = (missing.unsqueeze(-1) * of_kind).sum(over) / of_kind.sum(over).clamp(min=1)
-        return self.dual.loss(mean)
+        return self.dual.loss(mean_by_kind(self.target(seen) - entropy.detach(), seen, mask, len(self.box)))
+
+
+@dataclass
+class Toll:
+    """What a policy pays in every row, [T, B, N], and by name the losses and figures that come with it."""
+
+    paid: Tensor
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    figures: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Penalty(Protocol):
     """What else an actor-critic's policy and values pay for, such as the distance from who made the data.
 
     An nn.Module, called with `spec` and `body` when made; its weights are its own (a `Dual` within it is one).
-    `policy` is added to every agent's loss, given the batch and the policy's choice in its rows [T, B]; `value` is
-    taken off what every next row is worth, given the choice in rows 1..T + 1 [T, B], without gradient. Both give
-    [T, B, N] and are averaged over living agents. `losses` are its own, by name.
+    `followers` are agents within it that begin where the policy does when a run begins from another's; with
+    `needs_init` a run must. `fits` raises ValueError, in one line and before anything is learnt, for an agent whose
+    choices it cannot judge. `read` is called once for a batch, with who hears whom in rows 0..T and how many updates
+    were made, and what it returns is handed to the others: `losses`, its own by name; `policy`, what is added to every
+    agent's loss for the policy's choice in rows 0..T - 1; `value`, what is taken off the worth of every next row for
+    the choice in rows 1..T, [T, B, N], without gradient. All is averaged over living agents.
     """
 
-    def policy(self, batch: Trajectory, choice: Choice) -> Tensor: ...
+    needs_init: bool
 
-    def value(self, batch: Trajectory, choice: Choice) -> Tensor: ...
+    def followers(self) -> list[Agent]: ...
 
-    def losses(self, batch: Trajectory) -> dict[str, Tensor]: ...
+    def fits(self, agent: Agent) -> None: ...
+
+    def read(self, batch: Trajectory, graph: AgentGraph, updates: int) -> Any: ...
+
+    def losses(self, batch: Trajectory, read: Any) -> dict[str, Tensor]: ...
+
+    def policy(self, batch: Trajectory, read: Any, choice: Choice) -> Toll: ...
+
+    def value(self, batch: Trajectory, read: Any, choice: Choice) -> Tensor: ...
 
 
-def _kind(seen: Observation) -> Tensor:
-    """The dead may carry any number."""
+def mean_by_kind(x: Tensor, seen: Observation, mask: Tensor, n_kinds: int) -> Tensor:
+    """The mean of x [*, N] over mask [*, N] for every kind, [n_kinds]; 0 for one that is not there."""
+    of_kind = kind_of(seen).unsqueeze(-1) == torch.arange(n_kinds, device=x.device)
+    of_kind = of_kind & mask.unsqueeze(-1)
+    over = tuple(range(mask.dim()))
+    return (torch.where(mask, x, 0.0).unsqueeze(-1) * of_kind).sum(over) / of_kind.sum(over).clamp(min=1)
+
+
+def kind_of(seen: Observation) -> Tensor:
+    """Every agent's kind [*, N]; the dead may carry any number."""
     return torch.where(seen.alive, seen.kind, 0)

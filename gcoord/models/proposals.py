@@ -157,6 +157,12 @@ class ActionCode(nn.Module):
             proposals = self._points(cast(TanhNormalChoice | PointChoice, choice))
         return Proposals(self._laid_out(proposals.code, seen), proposals.weight, proposals.log_prob)
 
+    def drawn(self, choice: Choice, seen: Observation, count: int) -> Proposals:
+        """`count` actions that a policy draws, of equal weight, without gradient."""
+        code = torch.stack([self(choice.sample(), seen) for _ in range(count)])
+        weight = torch.full_like(code[..., 0], 1 / count)
+        return Proposals(code, weight, torch.zeros_like(weight))
+
     def smoothed(self, code: Tensor, seen: Observation, deviation: float, limit: float) -> Tensor:
         """Codes [K, *, N, C] with normal noise on points, cut to `limit`, held within the box: TD3's target policy
         smoothing (https://arxiv.org/abs/1802.09477, eq. 14). All in halves of the box; numbers stay as they are."""

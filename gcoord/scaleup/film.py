@@ -136,8 +136,13 @@ def draw(shots: list[Scene], title: str, size: float = 5.0, dpi: int = 100) -> I
                 ax.scatter(things[there, 0], things[there, 1], marker="s", s=28, color="0.65", zorder=1)
                 places = np.concatenate([places, things])
             if len(shot.edges):
+                ways = list(places[shot.edges])
+                if shot.picture is not None:
+                    # Pictures may be dark: each edge has a light one under it.
+                    under = [(1.0, 1.0, 1.0, 0.1 + 0.5 * weight) for weight in shot.weights]
+                    ax.add_collection(LineCollection(ways, linewidths=1.5 + 2.2 * shot.weights, colors=under, zorder=2))
                 lines = LineCollection(
-                    list(places[shot.edges]),
+                    ways,
                     linewidths=0.3 + 2.2 * shot.weights,
                     colors=[(0.2, 0.2, 0.2, 0.15 + 0.5 * weight) for weight in shot.weights],
                     zorder=2,

@@ -181,7 +181,11 @@ class Sweep:
 
     def world(self, run: Trained, size: int, num_envs: int | None = None) -> TeamEnv:
         """The world a run was trained in, at another size."""
-        env = make_world(self._env_of(run), size, num_envs or self.num_envs, self.device, self.seed)
+        node = self._env_of(run)
+        if num_envs == 1 and "workers" in node:
+            # A single team is stepped in this process, where it can also be drawn.
+            node["workers"] = 0
+        env = make_world(node, size, num_envs or self.num_envs, self.device, self.seed)
         try:
             check_alike(env.spec, run.policy.spec)
         except ValueError:

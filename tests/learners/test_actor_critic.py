@@ -12,7 +12,7 @@ from gcoord.data.sources import Replayed
 from gcoord.graph import Auto, Complete
 from gcoord.learners import actor_critic
 from gcoord.learners.actor_critic import ActorCritic
-from gcoord.learners.constraints import Dual, Temperature
+from gcoord.learners.constraints import Dual, Temperature, Toll
 from gcoord.models import GraphEncoder, MLPEncoder
 from gcoord.models.action_critics import Local, Team
 from gcoord.models.agent import Body
@@ -74,7 +74,8 @@ def step(learner, optimizer, batch):
 
 def targets(learner, batch):
     rows = learner._rows(batch)
-    return learner._targets(batch, rows, learner._acting(batch, rows, due=False))
+    reads = {name: penalty.read(batch, rows.graph, learner.updates) for name, penalty in learner.penalties.items()}
+    return learner._targets(batch, rows, learner._acting(batch, rows, due=False), reads)
 
 
 def gradients(learner, loss):
@@ -458,14 +459,26 @@ class Leash(nn.Module):
         super().__init__()
         self.dual, self.network = Dual(start=2.0), nn.Linear(1, 1)
 
-    def policy(self, batch, choice):
-        return self.dual.value * (1 - choice.probs[..., 0])
+    needs_init = False
 
-    def value(self, batch, choice):
-        return 7.0 + 0.0 * choice.probs[..., 0]
+    def followers(self):
+        return []
 
-    def losses(self, batch):
-        return {"dual": self.dual.loss(torch.ones(1)), "own": self.network.weight.square().sum()}
+    def fits(self, agent):
+        assert isinstance(agent.body, Body)
+
+    def read(self, batch, graph, updates):
+        return 7.0 + 0.0 * graph.degree()
+
+    def policy(self, batch, read, choice):
+        paid = self.dual.value * (1 - choice.probs[..., 0])
+        return Toll(paid, {"dual": self.dual.loss(torch.ones(1))}, {"paid": paid.mean()})
+
+    def value(self, batch, read, choice):
+        return read[1:]
+
+    def losses(self, batch, read):
+        return {"own": self.network.weight.square().sum()}
 
 
 def test_penalties_are_paid_by_policy_and_values_and_train_their_own():
@@ -487,7 +500,7 @@ def test_penalties_are_paid_by_policy_and_values_and_train_their_own():
     mask = batch.steps.seen.alive & batch.steps.valid.unsqueeze(-1)
     paid = masked_mean(2 * (1 - choice.probs[..., 0]), mask)
     torch.testing.assert_close(losses["policy"] - plain.losses(batch)["policy"], paid, rtol=1e-3, atol=1e-5)
-    assert {"leash_dual", "leash_own"} <= set(losses)
+    assert {"leash_dual", "leash_own"} <= set(losses) and "leash_paid" in learner.take_figures()
     groups = {group["name"]: group["params"] for group in learner.configure_optimizers().param_groups}
     assert len(groups["penalty"]) == 2 and groups["dual"][0] is learner.penalties["leash"].dual.log
 

@@ -25,6 +25,7 @@ from gcoord.envs.native.grid import (
     resolve,
 )
 from gcoord.envs.native.paths import Planner
+from gcoord.envs.native.pictures import Picture, cells
 from gcoord.spec import Discrete, Reduction, TeamSpec
 from gcoord.trajectory import Observation, Outcome
 
@@ -203,6 +204,14 @@ class Mapf:
 
     def close(self) -> None:
         """Nothing to release."""
+
+    def picture(self) -> Picture:
+        """The first team's map: blocked cells, and the goals of those who live."""
+        state, side = self._state, self._side
+        inner = slice(self._radius, self._radius + side)
+        blocked = (state["board"][0] == WALL).view(self._padded, -1)[inner, inner]
+        goals = self._place(state["goal"])[0][state["alive"][0]]
+        return cells(blocked.cpu().numpy(), goals.cpu().numpy())
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gcoord.envs.cards import Card
 from gcoord.envs.native.network import LINKS, draw_network
+from gcoord.envs.native.pictures import Picture, lines
 from gcoord.spec import Discrete, TeamSpec
 from gcoord.trajectory import Observation, Outcome
 
@@ -181,6 +182,10 @@ class Routing:
 
     def close(self) -> None:
         """Nothing to release."""
+
+    def picture(self) -> Picture:
+        """The network's links."""
+        return lines(self.network.place, self.network.links[:, :2])
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gcoord.envs.cards import Card
 from gcoord.envs.native.pairs import pairs_within
+from gcoord.envs.native.pictures import BAD, GOOD, WALL, Picture, discs
 from gcoord.envs.native.waterworld_layout import AGENTS, lay_out
 from gcoord.envs.native.waterworld_physics import drift
 from gcoord.envs.native.waterworld_script import chase
@@ -234,6 +235,14 @@ class Waterworld:
 
     def close(self) -> None:
         """Nothing to release."""
+
+    def picture(self) -> Picture:
+        """The first team's square: obstacles, evaders, poisons."""
+        state, n, food = self._state, self.spec.n_agents, self.spec.n_agents + self.n_evaders
+        place, radius = state["position"][0].cpu().numpy(), self._pursuer_radius
+        obstacles = state["obstacles"][0].cpu().numpy()
+        sorts = [(obstacles, self._obstacle_radius, WALL), (place[n:food], 2 * radius, GOOD)]
+        return discs(self.side, [*sorts, (place[food:], 0.75 * radius, BAD)])
 
     def state_dict(self) -> dict[str, Any]:
         return {
