@@ -130,15 +130,17 @@ function draw(place, width, options) {
   svg("text", { x: (left + width - right) / 2, y: height - 3, "text-anchor": "middle" }, root, options.xWords);
   svg("text", { x: 0, y: 0, transform: `translate(11 ${(height - bottom + top) / 2}) rotate(-90)`, "text-anchor": "middle" }, root, options.yWords);
   for (const v of options.marks || []) svg("line", { x1: x(v), x2: x(v), y1: top, y2: height - bottom, class: "mark" }, root);
-  const high_up = [];
-  for (const level of options.levels || []) {
+  for (const level of options.levels || [])
     svg("line", { x1: left, x2: width - right, y1: y(level.y), y2: y(level.y), stroke: level.color, "stroke-width": 1.3, "stroke-dasharray": "2 4" }, root);
-    const up = y(level.y) - top > 16 ? -5 : 14;
-    if (!high_up.some((at) => Math.abs(at - y(level.y) - up) < 14)) svg("text", { x: width - right - 2, y: y(level.y) + up, "text-anchor": "end", class: "level" }, root, level.words);
-    high_up.push(y(level.y) + up);
-  }
   const points = [];
   for (const one of options.series) points.push(...curve(root, one, x, y));
+  // Names of levels last, so that no curve runs over them; of two that would touch, the first.
+  const taken = [];
+  for (const level of options.levels || []) {
+    const at = y(level.y) + (y(level.y) - top > 16 ? -5 : 14);
+    if (taken.every((other) => Math.abs(other - at) > 14)) svg("text", { x: width - right - 2, y: at, "text-anchor": "end", class: "level" }, root, level.words);
+    taken.push(at);
+  }
   root.addEventListener("pointermove", (event) => {
     const box = root.getBoundingClientRect();
     const near = points.map((p) => [Math.hypot(p.x - event.clientX + box.left, p.y - event.clientY + box.top), p]);

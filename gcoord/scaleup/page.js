@@ -27,6 +27,7 @@ function told(row, label) {
 const point = (row, at, label) => ({ x: at, y: row[VALUE], low: row[LOW], high: row[HIGH], tip: told(row, label) });
 // Titles say what it is, axes in what.
 const axis = (metric) => metric.unit || metric.words;
+const full = (metric) => (metric.unit ? `${metric.words} (${metric.unit})` : metric.words);
 
 // Rows of the undisturbed policies over sizes; of a fine-tuning curve its last point.
 function final(metric) {
@@ -130,7 +131,7 @@ function tuning() {
     });
     const most = Math.max(...curves.filter((one) => one.n === n).map((one) => one.points[one.points.length - 1][0]));
     const level = final(now.metrics.indexOf(metric)).filter((row) => row[N] === n && ["random", "scripted"].includes(now.series[row[S]].mode));
-    chart(grid, { title: tally(n, "agent", "agents"), xWords: "frames trained at this size", yWords: axis(metric), series: lines,
+    chart(grid, { title: tally(n, "agent", "agents"), xWords: "frames trained at this size", yWords: full(metric), series: lines,
       at: ticks(0, most, 4).filter((v) => v <= most), end: most, levels: level.map((row) => ({ y: row[VALUE], color: look(now.series[row[S]]).color, words: now.series[row[S]].mode })) });
   }
 }
@@ -177,7 +178,7 @@ function dots(grid, n, rows, shown, conditions) {
       svg("line", { x1: x(v), x2: x(v), y1: 0, y2: bottom, class: "rule" }, root);
       svg("text", { x: x(v), y: bottom + 16, "text-anchor": "middle" }, root, fmt(v));
     }
-    svg("text", { x: (words + width) / 2, y: height - 3, "text-anchor": "middle" }, root, axis(now.metrics[talkOf]));
+    svg("text", { x: (words + width) / 2, y: height - 3, "text-anchor": "middle" }, root, full(now.metrics[talkOf]));
     for (const i of shown) {
       const plain = here.find((row) => row[S] === i && row[C] === 0);
       if (plain && plain[LOW] !== null)
