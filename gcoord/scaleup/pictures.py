@@ -99,7 +99,8 @@ def _curves(
 
 
 def _scores(ax: Any, found: Standing, metric: str, looks: Mapping[str, Any]) -> None:
-    places, names = [], []
+    places: list[int] = []
+    names: list[str] = []
     for task in reversed(found.tasks):
         for method in reversed(found.methods):
             interval = found.means.get((task, method))
