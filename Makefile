@@ -15,6 +15,7 @@ PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dis
 train: $(VENV)/.train
 	$(PY) -m gcoord.train n_agents=4
 
+# Tests of the report's page open it in Chromium (apt-get install chromium, or CHROMIUM=its path) and are skipped without.
 test: $(VENV)/.test
 	$(PYTEST) -m "not full"
 

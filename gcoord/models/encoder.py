@@ -125,6 +125,8 @@ class MLPEncoder(nn.Module):
         if entity_dim:
             total += self.entity_slots * (entity_dim + edge_dim + 1)
         self.mlp = mlp(total, dim, layers)
+        # What others' features pass on their way; tests of communication lay something else.
+        self.wire = nn.Identity()
         if orthogonal_init:
             orthogonal(self)
 
@@ -136,7 +138,7 @@ class MLPEncoder(nn.Module):
         x = x if self.sense is None else self.sense(x)
         *batch, n, _ = x.shape
         rows = x.reshape(-1, n, x.shape[-1])
-        seen = [rows, *self._nearest(rows, graph, 0, self.slots)]
+        seen = [rows, *self._nearest(self.wire(rows), graph, 0, self.slots)]
         entities = _check_entities(entities, graph, self.entity_dim)
         if entities is not None:
             things = _living(entities, present).reshape(len(rows), -1, self.entity_dim)
