@@ -24,9 +24,11 @@ PUBLISHED = [
 ]
 
 
-@pytest.mark.parametrize("density", ["fixed", "arena"])
-def test_routing_keeps_the_promises_of_a_team_env(density: Any) -> None:
-    check_team_env(partial(Routing, max_steps=25, density=density), n_agents=(1, *CARDS["native/routing"].sizes))
+@pytest.mark.parametrize(("density", "view"), [("fixed", "published"), ("arena", "published"), ("fixed", "ways")])
+def test_routing_keeps_the_promises_of_a_team_env(density: Any, view: Any) -> None:
+    check_team_env(
+        partial(Routing, max_steps=25, density=density, view=view), n_agents=(1, *CARDS["native/routing"].sizes)
+    )
 
 
 def test_seed_476_draws_the_published_network() -> None:
@@ -237,6 +239,41 @@ def test_other_networks_are_as_long_as_measured() -> None:
     assert 7 < min(delays) < max(delays) < 11 and len(set(delays)) == 4
 
 
+def test_ways_in_the_plane_say_what_the_numbers_stand_for() -> None:
+    worlds = [Routing(9, num_envs=2, view=view) for view in ("published", "ways")]
+    published, ways = (env.reset(3) for env in worlds)
+    network = worlds[0].network
+    for _ in range(15):
+        action = worlds[0].scripted(published)
+        assert torch.equal(action, worlds[1].scripted(ways))
+        (published, _), (ways, _) = (env.step(action) for env in worlds)
+        for numbers, own in zip(published.own.flatten(0, 1).numpy(), ways.own.flatten(0, 1).numpy()):
+            router, goal, link, size = numbers[:4]
+            here, there = network.place[int(router)], network.place[int(goal)]
+            assert own[:4] == pytest.approx([link >= 0, size, *(there - here)], abs=1e-6)
+            for known, told in zip(numbers[5:20].reshape(3, 5), own[4:].reshape(3, 6)):
+                if known[0] < 0:
+                    assert not told.any()
+                    continue
+                end = network.place[int(known[1] + known[2] - router)]
+                left = np.linalg.norm(there - end)
+                assert told == pytest.approx([1, *(end - here), left, known[3], known[4]], abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [4, 20, 60])
+def test_ways_lead_through_any_network(n: int) -> None:
+    """Towards the neighbour that is nearest to the destination earns in networks of any size; chance does not."""
+
+    def onward(seen: Any) -> torch.Tensor:
+        left = seen.own[..., 4:].unflatten(-1, (3, 6))[..., 3].masked_fill(~seen.available[..., 1:], torch.inf)
+        return torch.where(seen.available[..., 1:].any(-1), 1 + left.argmin(-1), 0)
+
+    env = Routing(n, num_envs=8, view="ways", max_steps=100)
+    generator = torch.Generator().manual_seed(0)
+    by_chance = play(env, lambda seen: torch.randint(4, (8, n), generator=generator))
+    assert play(env, onward)[0] > max(3 * by_chance[0], 0.1)
+
+
 def test_available_names_the_links_that_there_are() -> None:
     env = Routing(15, num_envs=4, network=2)
     assert (env.network.at < 0).any()
@@ -281,6 +318,7 @@ def test_a_saved_game_goes_on_bit_for_bit() -> None:
         ({"n_agents": 0}, "at least one packet"),
         ({"density": "loose"}, "density to be fixed or arena"),
         ({"network": -1}, "network to be a seed"),
+        ({"view": "plane"}, "view to be published or ways"),
         ({"max_steps": 0}, "at least one step"),
     ],
 )

@@ -19,6 +19,7 @@ PACKETS, ROUTERS, STEPS = 20, 20, 300
 HEARD = 3  # packets that a packet hears, at most
 _CAPACITY, _PRIZE, _FINE = 1.0, 10.0, 0.2
 _FIELDS = 5  # numbers a packet or link is described by
+_WAYS = (4, 6)  # numbers of a packet and of each link with view=ways
 
 CARDS = {
     "native/routing": Card(
@@ -28,7 +29,8 @@ CARDS = {
         arena="fixed: as many routers as packets; arena: 20 routers, the published network, whatever the team",
         random=19.9,
         scripted=355.6,
-        note="published figures are for density=arena; hear by topology=given",
+        note="published figures are for density=arena; hear by topology=given; with view=ways a packet knows ways in the "
+        "plane in place of numbers: to its destination, and over each link",
     )
 }
 
@@ -52,6 +54,11 @@ class Routing:
     (the published code writes that one), -1 where there is none. One hears the first three, by number, of the packets
     at the same router or a linked one: `hears` says who. position [2]: of the router, or of the one a link leads to.
 
+    The numbers of routers and links tell nothing about another network, and what they mean in this one has to be learnt
+    by heart. With `view="ways"` own is [22], the same anywhere: whether it travels, its size, the way to its destination
+    (x, y); and of each link at the router whether there is one, the way to its other end (x, y), how far that is from
+    the destination, length and load.
+
     Arguments:
         n_agents: packets (N); None: 20.
         num_envs: teams (B), all on the same network. device: where everything happens.
@@ -59,6 +66,7 @@ class Routing:
         density: `fixed`: as many routers as packets (at least 4), in a square that grows alike; `arena`: 20 routers
             whatever the team, as published.
         network: seed of the network, see `gcoord.envs.native.network.draw_network`; 476 draws the published one.
+        view: `published` or `ways`, what is sensed.
         max_steps: steps of a game.
 
     Metrics: `throughput`, deliveries a step; `delay`, steps for each delivery of the game so far; `refused`, share of
@@ -73,6 +81,7 @@ class Routing:
         seed: int = 0,
         density: Literal["fixed", "arena"] = "fixed",
         network: int = 476,
+        view: Literal["published", "ways"] = "published",
         max_steps: int = STEPS,
     ) -> None:
         n = PACKETS if n_agents is None else n_agents
@@ -80,6 +89,8 @@ class Routing:
             raise ValueError(f"expected at least one packet in native/routing (got {n})")
         if density not in ("fixed", "arena"):
             raise ValueError(f"expected density to be fixed or arena (got {density!r})")
+        if view not in ("published", "ways"):
+            raise ValueError(f"expected view to be published or ways (got {view!r})")
         if not 0 <= network < 2**32:
             raise ValueError(f"expected network to be a seed from 0 to 2^32 - 1 (got {network})")
         if max_steps < 1:
@@ -88,7 +99,7 @@ class Routing:
         self.spec = TeamSpec(
             num_envs=num_envs,
             n_agents=n,
-            own=((1 + LINKS + HEARD) * _FIELDS,),
+            own=((1 + LINKS + HEARD) * _FIELDS if view == "published" else _WAYS[0] + LINKS * _WAYS[1],),
             actions=(Discrete(1 + LINKS),),
             position_dim=2,
             available=True,
@@ -98,6 +109,7 @@ class Routing:
             world="native/routing",
             density=density,
         )
+        self._view = view
         self.network = draw_network(max(n, 1 + LINKS) if density == "fixed" else ROUTERS, network)
         self._place = self._tensor(self.network.place, torch.float32)  # [R, 2]
         self._links = self._tensor(self.network.links, torch.long)  # [L, 3]
@@ -270,6 +282,40 @@ class Routing:
 
     def _observe(self) -> Observation:
         state = self._state
+        router, link = state["router"], state["link"]
+        b, n = router.shape
+        heard = self._heard(router)
+        hears = torch.zeros(b, n, n + 1, dtype=torch.bool, device=self.device).scatter_(2, heard, True)[..., :n]
+        may_move = (self._at[router] >= 0) & (link < 0).unsqueeze(-1)
+        return Observation(
+            own=self._ways() if self._view == "ways" else self._published(heard),
+            alive=self._alive,
+            kind=self._kind,
+            position=self._place[router],
+            hears=hears,
+            available=torch.cat([torch.ones_like(may_move[..., :1]), may_move], dim=-1),
+            batch_size=[b],
+        )
+
+    def _ways(self) -> Tensor:
+        """[B, N, 22]: oneself and the links at the router, by their ways in the plane."""
+        state = self._state
+        router, link, size = state["router"], state["link"], state["size"]
+        here, goal = self._place[router], self._place[state["goal"]]
+        at = self._at[router]  # [B, N, 3]
+        there, known = at >= 0, at.clamp(min=0)
+        end = self._place[self._beyond[router].clamp(min=0)]  # [B, N, 3, 2]
+        left = torch.linalg.vector_norm(goal.unsqueeze(-2) - end, dim=-1)
+        load = self._load(link, size).float().gather(1, known.flatten(1)).view_as(left)
+        links = torch.stack([there, left, self._links[known, 2], load], dim=-1)
+        links = torch.cat([links[..., :1], end - here.unsqueeze(-2), links[..., 1:]], dim=-1)
+        links = torch.where(there.unsqueeze(-1), links, 0.0).flatten(2)
+        oneself = torch.stack([link >= 0, size.float()], dim=-1)
+        return torch.cat([oneself, goal - here, links], dim=-1)
+
+    def _published(self, heard: Tensor) -> Tensor:
+        """[B, N, 35]: oneself, the links at the router and the packets heard [B, N, 3], by their numbers."""
+        state = self._state
         router, link, size = state["router"], state["link"], state["size"]
         b, n = router.shape
         number = self._number.expand(b, n)
@@ -286,22 +332,11 @@ class Routing:
         at = self._at[router].flatten(1)  # [B, 3 N]
         links = links.gather(1, at.clamp(min=0).unsqueeze(-1).expand(-1, -1, _FIELDS))
         links = torch.where((at >= 0).unsqueeze(-1), links, -1.0).view(b, n, -1)
-        heard = self._heard(router)
         others = packets.gather(1, heard.clamp(max=n - 1).flatten(1).unsqueeze(-1).expand(-1, -1, _FIELDS))
         others = others.view(b, n, HEARD, _FIELDS)
         others[..., -1] = number.unsqueeze(-1).float()
         others = torch.where((heard < n).unsqueeze(-1), others, -1.0).flatten(2)
-        hears = torch.zeros(b, n, n + 1, dtype=torch.bool, device=self.device).scatter_(2, heard, True)[..., :n]
-        may_move = (self._at[router] >= 0) & (link < 0).unsqueeze(-1)
-        return Observation(
-            own=torch.cat([packets, links, others], dim=-1),
-            alive=self._alive,
-            kind=self._kind,
-            position=self._place[router],
-            hears=hears,
-            available=torch.cat([torch.ones_like(may_move[..., :1]), may_move], dim=-1),
-            batch_size=[b],
-        )
+        return torch.cat([packets, links, others], dim=-1)
 
     def _first_link(self, waiting: float) -> Tensor:
         """[R, R]: which of a router's links, 0 to 2, a packet for each destination takes."""
@@ -310,5 +345,8 @@ class Routing:
         return over.masked_fill((self._at < 0).unsqueeze(-1), torch.inf).argmin(1)
 
     def _route(self, observation: Observation, first_link: Tensor) -> Tensor:
-        router, goal, link = observation.own[..., :3].long().unbind(-1)
+        if self._view == "ways":  # which does not tell the numbers
+            router, goal, link = (self._state[name] for name in ("router", "goal", "link"))
+        else:
+            router, goal, link = observation.own[..., :3].long().unbind(-1)
         return torch.where(link < 0, 1 + first_link[router, goal], 0)

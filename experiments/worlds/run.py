@@ -1,0 +1,299 @@
+"""Learning seen in every world: `python experiments/worlds/run.py [world ...]` trains, judges and draws what lacks.
+
+A cell is a world with its method and a seed: one plain `python -m gcoord.train` with the overrides of `WORLDS`, in a
+folder of its own under `--runs`. A finished cell is not trained again, one that was stopped goes on from where it was
+saved. Once all seeds of a world are there, `python -m gcoord.evaluate` plays their best policies on fresh seeds beside
+the random policy and the script at the same team size. Whatever is there by then is written: `results.csv`,
+`curves.csv` (the training curves, in the same schema), `curves.png`, and the table in `README.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gcoord.scaleup.report import Row, read_csv, write_csv
+from gcoord.scaleup.statistics import interval
+
+HERE = Path(__file__).resolve().parent
+METRIC = "return_per_agent"
+POINTS = 40  # of a curve
+EXPLORING = "while training"  # condition of the curves' rows: actions are sampled, or partly random
+MARKS = ("<!-- table -->", "<!-- end of table -->")
+PPO = "algo.gamma=0.99 algo.lam=0.95"
+
+
+@dataclass(frozen=True)
+class World:
+    """How a world is learnt: overrides of `gcoord.train`; in how many episodes, so many at a time, it is judged; and
+    its name for `env=` where it is called otherwise here."""
+
+    options: str
+    episodes: int = 100
+    at_once: int = 50
+    env: str | None = None
+
+
+WORLDS = {
+    "native/target": World("algo=mappo n_agents=3 frames=90000 evaluation.frames=30000"),
+    # Lengths are in pixels, and who walks has to remember which wall it came from.
+    "native/prison": World(
+        "algo=mappo memory=gru model.normalise=true model.length=300 n_agents=2 frames=200000 source.steps=150 "
+        f"source.minibatch=2400 evaluation.frames=50000 {PPO}"
+    ),
+    "native/skirmish": World(f"algo=mappo n_agents=3 frames=120000 evaluation.frames=40000 algo.entropy=0.01 {PPO}"),
+    "native/waterworld": World(
+        "algo=mappo n_agents=2 frames=200000 source.epochs=4 source.minibatch=1600 evaluation.frames=50000 " + PPO,
+        episodes=32,
+        at_once=32,
+    ),
+    "native/mapf": World(
+        "algo=mappo env.view=vector model.length=5 n_agents=4 frames=100000 algo.entropy=0.01 evaluation.frames=25000 "
+        + PPO
+    ),
+    # What is sensed are ways in the plane: numbers of routers would have to be learnt by heart.
+    "native/routing": World(
+        "env.density=arena env.view=ways topology=given algo=mappo model.normalise=true n_agents=20 num_envs=16 "
+        "frames=20000 source.steps=50 source.minibatch=100 source.epochs=4 evaluation.frames=5000",
+        episodes=32,
+        at_once=16,
+    ),
+    "complex_speaker_listener": World(
+        "env.scenario=experiments.complex_speaker_listener.scenario:Scenario env.continuous=false algo=mappo "
+        "topology=complete n_agents=4 frames=90000 source.minibatch=800 evaluation.frames=30000",
+        env="vmas/custom",
+    ),
+    "magent/battle": World(
+        "env.workers=0 env.max_cycles=300 algo=mappo model.length=6 n_agents=6 num_envs=16 frames=20000 "
+        f"source.steps=64 source.minibatch=256 source.epochs=3 algo.entropy=0.01 evaluation.frames=5000 {PPO}",
+        episodes=32,
+        at_once=16,
+    ),
+    "butterfly/knights_archers_zombies": World(
+        "env.workers=0 algo=mappo model.length=4 n_agents=4 num_envs=16 frames=40000 source.steps=128 "
+        f"source.minibatch=512 source.epochs=4 algo.entropy=0.01 evaluation.frames=20000 {PPO}",
+        episodes=16,
+        at_once=8,
+    ),
+    "butterfly/pistonball": World(
+        "env.workers=0 env.view=vector algo=mappo n_agents=8 num_envs=8 frames=14000 source.steps=125 "
+        f"source.minibatch=500 evaluation.frames=3500 {PPO}",
+        episodes=32,
+        at_once=8,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: a world and a seed, and its folder."""
+
+    world: str
+    seed: int
+    folder: Path
+
+    @property
+    def is_finished(self) -> bool:
+        path = self.folder / "summary.json"
+        return path.is_file() and json.loads(path.read_text()).get("status") == "finished"
+
+    def train(self, seconds: float | None) -> None:
+        """Trains it to its end, or goes on where a checkpoint is; stops with one after so many seconds."""
+        if (self.folder / "checkpoints" / "last").exists():
+            gcoord("train", f"resume={self.folder}", seconds=seconds)
+            return
+        if self.folder.exists():  # stopped before its first checkpoint
+            shutil.rmtree(self.folder)
+        plan = WORLDS[self.world]
+        judged = f"evaluation.episodes={plan.at_once} evaluation.num_envs={plan.at_once}"
+        gcoord(
+            "train",
+            *f"env={plan.env or self.world} seed={self.seed} run_dir={self.folder}".split(),
+            *f"{judged} log.tensorboard=false device=cpu {plan.options}".split(),
+            seconds=seconds,
+        )
+
+
+def gcoord(command: str, *options: str, seconds: float | None = None) -> None:
+    """Runs one of gcoord's commands, for so many seconds at most; exits where it fails or was stopped."""
+    print(f"python -m gcoord.{command} {' '.join(options)}", flush=True)
+    process = subprocess.Popen([sys.executable, "-m", f"gcoord.{command}", *options], cwd=HERE.parent.parent)
+    try:
+        code = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)  # it finishes its round and saves
+        code = process.wait()
+    if code:
+        sys.exit(code)
+
+
+def judge(world: str, cells: list[Cell], out: Path) -> None:
+    """results.csv of a world's cells, all seeds together, at the team size they were trained on, unless it is there."""
+    if (out / "results.csv").exists() and seeds_of(read_csv(out / "results.csv")) == len(cells):
+        return
+    plan = WORLDS[world]
+    size = json.loads((cells[0].folder / "summary.json").read_text())["sizes"][0]
+    gcoord(
+        "evaluate",
+        f"run=[{','.join(str(cell.folder) for cell in cells)}]",
+        f"n_agents=[{size}]",
+        f"episodes={plan.episodes}",
+        f"num_envs={plan.at_once}",
+        "device=cpu",
+        f"out={out}",
+    )
+
+
+def curve(cells: list[Cell], like: Row) -> list[Row]:
+    """The return while training at `POINTS` frames: mean and interval over seeds, in rows like the trained policy's."""
+    runs = []
+    for cell in cells:
+        with open(cell.folder / "metrics.csv", newline="") as file:
+            rows = [(float(r["frames"]), float(r[METRIC])) for r in csv.DictReader(file) if r.get(METRIC)]
+        runs.append(np.array(rows).T)
+    first, last = max(frames[0] for frames, _ in runs), min(frames[-1] for frames, _ in runs)
+    grid = np.linspace(first, last, POINTS)
+    # A point is the mean of the rounds around it; rounds in which no episode ended are bridged.
+    width = max((last - first) / POINTS, *(np.diff(frames).max(initial=0.0) for frames, _ in runs))
+    rows = []
+    for x in grid:
+        values = [returns[np.abs(frames - x) <= width].mean() for frames, returns in runs]
+        value, low, high = interval([np.array([v]) for v in values])
+        fields = {"value": value, "ci_low": low, "ci_high": high, "frames": round(x), "condition": EXPLORING}
+        rows.append(Row(**{**vars(like), **fields, "episodes": 0}))
+    return rows
+
+
+def main(worlds: list[str], seeds: list[int], runs: Path, train: bool, seconds: float | None) -> None:
+    began = time.monotonic()
+    for world in worlds if train else []:
+        cells = cells_of(world, seeds, runs)
+        for cell in cells:
+            if not cell.is_finished:
+                cell.train(None if seconds is None else max(1.0, seconds - (time.monotonic() - began)))
+        judge(world, cells, runs / world)
+        gather(runs)
+    gather(runs)
+
+
+def seeds_of(rows: list[Row]) -> int:
+    """Of how many runs the trained policy's rows are."""
+    return max(row.seeds for row in rows if row.mode == "zero_shot")
+
+
+def cells_of(world: str, seeds: list[int], runs: Path) -> list[Cell]:
+    return [Cell(world, seed, runs / world / str(seed)) for seed in seeds]
+
+
+def gather(runs: Path) -> None:
+    """Everything that is written, from the worlds judged under `runs` and, of others, what was written before."""
+    results, curves = (
+        [row for row in read_csv(path) if row.world in WORLDS] if path.exists() else []
+        for path in (HERE / "results.csv", HERE / "curves.csv")
+    )
+    for world in WORLDS:
+        if (path := runs / world / "results.csv").exists():
+            fresh = [dataclasses.replace(row, world=world) for row in read_csv(path)]
+            cells = [cell for cell in cells_of(world, list(range(seeds_of(fresh))), runs) if cell.is_finished]
+            results = [row for row in results if row.world != world] + fresh
+            (like,) = [row for row in fresh if row.mode == "zero_shot" and row.metric == METRIC]
+            curves = [row for row in curves if row.world != world] + curve(cells, like)
+    order = list(WORLDS)
+    results.sort(key=lambda row: order.index(row.world))
+    curves.sort(key=lambda row: order.index(row.world))
+    write_csv(results, HERE / "results.csv")
+    write_csv(curves, HERE / "curves.csv")
+    draw(results, curves)
+    page = HERE / "README.md"
+    text = page.read_text() if page.exists() else "\n".join(MARKS)
+    before, rest = text.split(MARKS[0])
+    page.write_text(before + MARKS[0] + "\n" + table(results) + MARKS[1] + rest.split(MARKS[1])[1])
+
+
+def table(results: list[Row]) -> str:
+    """The returns as a Markdown table."""
+    lines = ["| world | agents | method | frames | random | trained | scripted |", "|---|---|---|---|---|---|---|"]
+    for world in dict.fromkeys(row.world for row in results):
+        rows = {row.mode: row for row in results if row.world == world and row.metric == METRIC}
+        trained, script = rows["zero_shot"], rows.get("scripted")
+        figures = [number(rows["random"]), number(trained), number(script) if script else ""]
+        lines.append(
+            f"| {world} | {trained.n_agents} | {trained.method} | {trained.frames:,} | {' | '.join(figures)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def number(row: Row) -> str:
+    """A value with its interval, to three digits."""
+    return f"{row.value:.3g} [{row.ci_low:.3g}, {row.ci_high:.3g}]"
+
+
+def draw(results: list[Row], curves: list[Row]) -> None:
+    """curves.png: a panel a world, the interval over seeds as a band, random and script as lines."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    worlds = list(dict.fromkeys(row.world for row in curves))
+    across = min(len(worlds), 4)
+    down = -(-len(worlds) // across)
+    figure, axes = plt.subplots(
+        down, across, figsize=(3.6 * across, 2.7 * down + 0.4), layout="constrained", squeeze=False
+    )
+    for ax in axes.flat[len(worlds) :]:
+        ax.set_axis_off()
+    for ax, world in zip(axes.flat, worlds, strict=False):
+        rows = [row for row in curves if row.world == world]
+        frames = [row.frames / 1000 for row in rows]
+        ax.fill_between(
+            frames, [r.ci_low for r in rows], [r.ci_high for r in rows], alpha=0.25, color="C0", linewidth=0
+        )
+        ax.plot(frames, [row.value for row in rows], color="C0", label=f"while training, {rows[0].seeds} seeds")
+        figures = {row.mode: row for row in results if row.world == world and row.metric == METRIC}
+        best = figures["zero_shot"]
+        ax.errorbar(
+            [frames[-1] * 1.04],
+            [best.value],
+            yerr=[[best.value - best.ci_low], [best.ci_high - best.value]],
+            fmt="o",
+            color="C3",
+            markersize=4,
+            capsize=3,
+            label="best policy, greedy, fresh seeds",
+        )
+        for mode, color, style in (("random", "0.4", ":"), ("scripted", "black", "--")):
+            if mode in figures:
+                ax.axhline(figures[mode].value, color=color, linestyle=style, linewidth=1.4, label=mode)
+        ax.set_title(f"{world}, {best.n_agents} agents, {best.method}", fontsize=9)
+        ax.grid(alpha=0.3)
+        ax.tick_params(labelsize=8)
+    figure.supxlabel("frames, thousands", fontsize=10)
+    figure.supylabel("return per agent", fontsize=10)
+    handles = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.savefig(HERE / "curves.png", dpi=110)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("worlds", nargs="*", choices=[*WORLDS, []], help="names as env= takes them; none: all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, default=Path("runs/worlds"))
+    parser.add_argument("--draw", action="store_true", help="train nothing, write from what is there")
+    parser.add_argument(
+        "--seconds", type=float, help="stop, with a checkpoint, after so many; the same command goes on"
+    )
+    given = parser.parse_args()
+    main(given.worlds or list(WORLDS), given.seeds, given.runs.resolve(), not given.draw, given.seconds)
