@@ -73,7 +73,9 @@ class Commands:
         self.stops -= 1
         with open(folder / "metrics.csv", "w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerows([["frames", "return_per_agent"], [10, 1.0], [50, ""], [100, float(folder.name) + 2.0]])
+            writer.writerow(["frames", "return_per_agent"])
+            # In the fifth round no episode ended.
+            writer.writerows([10 * k, "" if k == 5 else k + int(folder.name)] for k in range(1, 11))
         summary = {"status": "interrupted" if stopped else "finished", "sizes": [3]}
         (folder / "summary.json").write_text(json.dumps(summary))
         if stopped:
@@ -113,12 +115,13 @@ def test_page_table_and_curves_are_what_was_measured(
     study.main(["native/target"], [0, 1], tmp_path / "runs", train=True, seconds=None)
     text = page.read_text()
     assert text.startswith("Before.\n") and text.endswith("\nAfter.\n") and "old" not in text
-    assert "| native/target | 3 | mappo relation | 100 | -27.6 [-29.6, -26.6] | 71.2 [69.2, 72.2] | 74.5 [72.5, 75.5] |" in text
+    line = "| native/target | 3 | mappo relation | 100 | -27.6 [-29.6, -26.6] | 71.2 [69.2, 72.2] | 74.5 [72.5, 75.5] |"
+    assert line in text
     curves = read_csv(tmp_path / "page" / "curves.csv")
     assert [row.frames for row in curves[:: len(curves) - 1]] == [10, 100]
-    assert (curves[0].value, curves[0].condition, curves[0].seeds) == (1.0, study.EXPLORING, 2)
-    last = curves[-1]  # both rounds lie within its window, for rounds without an episode's end are bridged
-    assert (last.value, last.ci_low, last.ci_high) == (1.75, 1.5, 2.0)
+    assert (curves[0].value, curves[0].condition, curves[0].seeds) == (2.5, study.EXPLORING, 2)
+    last = curves[-1]  # the mean of the last three rounds, for the window bridges the round without an end
+    assert (last.value, last.ci_low, last.ci_high) == (9.5, 9.0, 10.0)
     assert (tmp_path / "page" / "curves.png").stat().st_size > 1000
     # Without the run folders, what was written is kept.
     study.main(["native/target"], [0, 1], tmp_path / "elsewhere", train=False, seconds=None)

@@ -81,8 +81,8 @@ WORLDS = {
         at_once=16,
     ),
     "butterfly/knights_archers_zombies": World(
-        "env.workers=0 algo=mappo model.length=4 n_agents=4 num_envs=16 frames=40000 source.steps=128 "
-        f"source.minibatch=512 source.epochs=4 algo.entropy=0.01 evaluation.frames=20000 {PPO}",
+        "env.workers=0 algo=mappo model.length=4 model.encoder.rounds=1 n_agents=4 num_envs=16 frames=40000 "
+        f"source.steps=128 source.minibatch=512 source.epochs=4 algo.entropy=0.01 evaluation.frames=20000 {PPO}",
         episodes=16,
         at_once=8,
     ),
@@ -171,18 +171,17 @@ def curve(cells: list[Cell], like: Row) -> list[Row]:
         values = [returns[np.abs(frames - x) <= width].mean() for frames, returns in runs]
         value, low, high = interval([np.array([v]) for v in values])
         fields = {"value": value, "ci_low": low, "ci_high": high, "frames": round(x), "condition": EXPLORING}
-        rows.append(Row(**{**vars(like), **fields, "episodes": 0}))
+        rows.append(Row(**{**vars(like), **fields, "episodes": 0, "seeds": len(runs)}))
     return rows
 
 
 def main(worlds: list[str], seeds: list[int], runs: Path, train: bool, seconds: float | None) -> None:
     began = time.monotonic()
     for world in worlds if train else []:
-        cells = cells_of(world, seeds, runs)
-        for cell in cells:
+        for cell in (Cell(world, seed, runs / world / str(seed)) for seed in seeds):
             if not cell.is_finished:
                 cell.train(None if seconds is None else max(1.0, seconds - (time.monotonic() - began)))
-        judge(world, cells, runs / world)
+        judge(world, finished(world, runs), runs / world)
         gather(runs)
     gather(runs)
 
@@ -192,8 +191,10 @@ def seeds_of(rows: list[Row]) -> int:
     return max(row.seeds for row in rows if row.mode == "zero_shot")
 
 
-def cells_of(world: str, seeds: list[int], runs: Path) -> list[Cell]:
-    return [Cell(world, seed, runs / world / str(seed)) for seed in seeds]
+def finished(world: str, runs: Path) -> list[Cell]:
+    """The cells of a world that are trained to their end, by seed."""
+    cells = [Cell(world, int(path.name), path) for path in (runs / world).glob("[0-9]*")]
+    return sorted((cell for cell in cells if cell.is_finished), key=lambda cell: cell.seed)
 
 
 def gather(runs: Path) -> None:
@@ -205,10 +206,9 @@ def gather(runs: Path) -> None:
     for world in WORLDS:
         if (path := runs / world / "results.csv").exists():
             fresh = [dataclasses.replace(row, world=world) for row in read_csv(path)]
-            cells = [cell for cell in cells_of(world, list(range(seeds_of(fresh))), runs) if cell.is_finished]
             results = [row for row in results if row.world != world] + fresh
             (like,) = [row for row in fresh if row.mode == "zero_shot" and row.metric == METRIC]
-            curves = [row for row in curves if row.world != world] + curve(cells, like)
+            curves = [row for row in curves if row.world != world] + curve(finished(world, runs), like)
     order = list(WORLDS)
     results.sort(key=lambda row: order.index(row.world))
     curves.sort(key=lambda row: order.index(row.world))

@@ -250,7 +250,7 @@ def test_ways_in_the_plane_say_what_the_numbers_stand_for() -> None:
         for numbers, own in zip(published.own.flatten(0, 1).numpy(), ways.own.flatten(0, 1).numpy()):
             router, goal, link, size = numbers[:4]
             here, there = network.place[int(router)], network.place[int(goal)]
-            assert own[:4] == pytest.approx([link >= 0, size, *(there - here)], abs=1e-6)
+            assert own[:4] == pytest.approx([float(link >= 0), size, *(there - here)], abs=1e-6)
             for known, told in zip(numbers[5:20].reshape(3, 5), own[4:].reshape(3, 6)):
                 if known[0] < 0:
                     assert not told.any()
