@@ -260,20 +260,6 @@ def test_ways_in_the_plane_say_what_the_numbers_stand_for() -> None:
                 assert told == pytest.approx([1, *(end - here), left, known[3], known[4]], abs=1e-6)
 
 
-@pytest.mark.parametrize("n", [4, 20, 60])
-def test_ways_lead_through_any_network(n: int) -> None:
-    """Towards the neighbour that is nearest to the destination earns in networks of any size; chance does not."""
-
-    def onward(seen: Any) -> torch.Tensor:
-        left = seen.own[..., 4:].unflatten(-1, (3, 6))[..., 3].masked_fill(~seen.available[..., 1:], torch.inf)
-        return torch.where(seen.available[..., 1:].any(-1), 1 + left.argmin(-1), 0)
-
-    env = Routing(n, num_envs=8, view="ways", max_steps=100)
-    generator = torch.Generator().manual_seed(0)
-    by_chance = play(env, lambda seen: torch.randint(4, (8, n), generator=generator))
-    assert play(env, onward)[0] > max(3 * by_chance[0], 0.1)
-
-
 def test_available_names_the_links_that_there_are() -> None:
     env = Routing(15, num_envs=4, network=2)
     assert (env.network.at < 0).any()

@@ -29,8 +29,8 @@ CARDS = {
         arena="fixed: as many routers as packets; arena: 20 routers, the published network, whatever the team",
         random=19.9,
         scripted=355.6,
-        note="published figures are for density=arena; hear by topology=given; with view=ways a packet knows ways in the "
-        "plane in place of numbers: to its destination, and over each link",
+        note="published figures are for density=arena; hear by topology=given; with view=ways a packet knows ways in "
+        "the plane in place of numbers: to its destination, and over each link",
     )
 }
 
