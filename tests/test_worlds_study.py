@@ -119,9 +119,10 @@ def test_page_table_and_curves_are_what_was_measured(
     assert line in text
     curves = read_csv(tmp_path / "page" / "curves.csv")
     assert [row.frames for row in curves[:: len(curves) - 1]] == [10, 100]
-    assert (curves[0].value, curves[0].condition, curves[0].seeds) == (2.5, study.EXPLORING, 2)
-    last = curves[-1]  # the mean of the last three rounds, for the window bridges the round without an end
-    assert (last.value, last.ci_low, last.ci_high) == (9.5, 9.0, 10.0)
+    assert (curves[0].value, curves[0].condition, curves[0].seeds) == (1.5, study.EXPLORING, 2)
+    assert (curves[-1].value, curves[-1].ci_low, curves[-1].ci_high) == (10.5, 10.0, 11.0)
+    # The round in which no episode ended is bridged.
+    assert all(row.value == pytest.approx(row.frames / 10 + 0.5, abs=0.05) for row in curves)
     assert (tmp_path / "page" / "curves.png").stat().st_size > 1000
     # Without the run folders, what was written is kept.
     study.main(["native/target"], [0, 1], tmp_path / "elsewhere", train=False, seconds=None)

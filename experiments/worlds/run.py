@@ -160,15 +160,14 @@ def curve(cells: list[Cell], like: Row) -> list[Row]:
     runs = []
     for cell in cells:
         with open(cell.folder / "metrics.csv", newline="") as file:
-            rows = [(float(r["frames"]), float(r[METRIC])) for r in csv.DictReader(file) if r.get(METRIC)]
-        runs.append(np.array(rows).T)
+            rounds = [(float(r["frames"]), float(r[METRIC])) for r in csv.DictReader(file) if r.get(METRIC)]
+        # As many stretches as points, each with its mean; rounds in which no episode ended are bridged.
+        parts = np.array_split(np.array(rounds), min(POINTS, len(rounds)))
+        runs.append(np.array([part.mean(axis=0) for part in parts]).T)
     first, last = max(frames[0] for frames, _ in runs), min(frames[-1] for frames, _ in runs)
-    grid = np.linspace(first, last, POINTS)
-    # A point is the mean of the rounds around it; rounds in which no episode ended are bridged.
-    width = max((last - first) / POINTS, *(np.diff(frames).max(initial=0.0) for frames, _ in runs))
     rows = []
-    for x in grid:
-        values = [returns[np.abs(frames - x) <= width].mean() for frames, returns in runs]
+    for x in np.linspace(first, last, POINTS):
+        values = [np.interp(x, *run) for run in runs]
         value, low, high = interval([np.array([v]) for v in values])
         fields = {"value": value, "ci_low": low, "ci_high": high, "frames": round(x), "condition": EXPLORING}
         rows.append(Row(**{**vars(like), **fields, "episodes": 0, "seeds": len(runs)}))
@@ -279,10 +278,10 @@ def draw(results: list[Row], curves: list[Row]) -> None:
         ax.set_title(f"{world}, {best.n_agents} agents, {best.method}", fontsize=9)
         ax.grid(alpha=0.3)
         ax.tick_params(labelsize=8)
-    figure.supxlabel("frames, thousands", fontsize=10)
+        ax.set_xlabel("thousand frames", fontsize=8)
     figure.supylabel("return per agent", fontsize=10)
     handles = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=across, frameon=False, fontsize=9)
     figure.savefig(HERE / "curves.png", dpi=110)
 
 
