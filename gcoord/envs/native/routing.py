@@ -55,9 +55,9 @@ class Routing:
     at the same router or a linked one: `hears` says who. position [2]: of the router, or of the one a link leads to.
 
     The numbers of routers and links tell nothing about another network, and what they mean in this one has to be learnt
-    by heart. With `view="ways"` own is [22], the same anywhere: whether it travels, its size, the way to its destination
-    (x, y); and of each link at the router whether there is one, the way to its other end (x, y), how far that is from
-    the destination, length and load.
+    by heart. With `view="ways"` own is [22], the same anywhere: whether it travels, its size, the way to where it is
+    bound (x, y); and of each link at the router whether there is one, the way to its other end (x, y), how far that is
+    from the destination, length and load.
 
     Arguments:
         n_agents: packets (N); None: 20.
