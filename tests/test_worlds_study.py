@@ -102,6 +102,9 @@ def test_what_is_finished_is_kept_and_what_was_stopped_goes_on(
         f"evaluate run=[{folder}/0,{folder}/1] n_agents=[3] episodes=4 num_envs=2 device=cpu out={folder}",
     ]
     assert not (folder / "1" / "config.yaml").exists()
+    with pytest.raises(SystemExit):
+        study.main(["native/target"], [0, 1, 2], runs, train=True, seconds=0.0)
+    assert len(commands.called) == 4  # nothing is begun when the time is up
     study.main(["native/target"], [0, 1, 2], runs, train=True, seconds=None)
     assert [call.split()[0] for call in commands.called[4:]] == ["train", "evaluate"]
 

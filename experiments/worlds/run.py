@@ -175,11 +175,14 @@ def curve(cells: list[Cell], like: Row) -> list[Row]:
 
 
 def main(worlds: list[str], seeds: list[int], runs: Path, train: bool, seconds: float | None) -> None:
-    began = time.monotonic()
+    until = None if seconds is None else time.monotonic() + seconds
     for world in worlds if train else []:
         for cell in (Cell(world, seed, runs / world / str(seed)) for seed in seeds):
             if not cell.is_finished:
-                cell.train(None if seconds is None else max(1.0, seconds - (time.monotonic() - began)))
+                left = None if until is None else until - time.monotonic()
+                if left is not None and left <= 0:
+                    sys.exit(130)
+                cell.train(left)
         judge(world, finished(world, runs), runs / world)
         gather(runs)
     gather(runs)
