@@ -262,7 +262,7 @@ def draw(results: list[Row], curves: list[Row]) -> None:
         ax.fill_between(
             frames, [r.ci_low for r in rows], [r.ci_high for r in rows], alpha=0.25, color="C0", linewidth=0
         )
-        ax.plot(frames, [row.value for row in rows], color="C0", label=f"while training, {rows[0].seeds} seeds")
+        ax.plot(frames, [row.value for row in rows], color="C0", label="while training")
         figures = {row.mode: row for row in results if row.world == world and row.metric == METRIC}
         best = figures["zero_shot"]
         ax.errorbar(
@@ -278,7 +278,8 @@ def draw(results: list[Row], curves: list[Row]) -> None:
         for mode, color, style in (("random", "0.4", ":"), ("scripted", "black", "--")):
             if mode in figures:
                 ax.axhline(figures[mode].value, color=color, linestyle=style, linewidth=1.4, label=mode)
-        ax.set_title(f"{world}, {best.n_agents} agents, {best.method}", fontsize=9)
+        seeds = f"{rows[0].seeds} seed{'s' if rows[0].seeds > 1 else ''}"
+        ax.set_title(f"{world}\n{best.n_agents} agents, {best.method}, {seeds}", fontsize=9)
         ax.grid(alpha=0.3)
         ax.tick_params(labelsize=8)
         ax.set_xlabel("thousand frames", fontsize=8)
