@@ -74,6 +74,11 @@ WORLDS = {
         "topology=complete n_agents=4 frames=90000 source.minibatch=800 evaluation.frames=30000",
         env="vmas/custom",
     ),
+    "mpe/simple_reference": World(
+        "env.workers=0 algo=mappo topology=complete num_envs=32 frames=60000 source.steps=50 source.minibatch=400 "
+        "evaluation.frames=20000",
+        at_once=20,
+    ),
     "magent/battle": World(
         "env.workers=0 env.max_cycles=300 algo=mappo model.length=6 n_agents=6 num_envs=16 frames=20000 "
         f"source.steps=64 source.minibatch=256 source.epochs=3 algo.entropy=0.01 evaluation.frames=5000 {PPO}",
@@ -90,6 +95,12 @@ WORLDS = {
         "env.workers=0 env.view=vector algo=mappo n_agents=8 num_envs=8 frames=14000 source.steps=125 "
         f"source.minibatch=500 evaluation.frames=3500 {PPO}",
         episodes=32,
+        at_once=8,
+    ),
+    "sisl/multiwalker": World(
+        "env.workers=0 algo=mappo n_agents=3 num_envs=8 frames=60000 source.steps=128 source.minibatch=512 "
+        f"evaluation.frames=20000 {PPO}",
+        episodes=16,
         at_once=8,
     ),
 }
