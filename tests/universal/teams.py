@@ -262,10 +262,19 @@ def even_chance() -> Iterator[None]:
     def like(value: float) -> Any:
         return lambda x, *args, **options: torch.full_like(x, value)
 
+    def sized(draw: Any, value: float) -> Any:
+        def drawn(*size: Any, **options: Any) -> Tensor:
+            found: Tensor = draw(*size, **options)
+            # Who brings a stream of one's own asks for the same each time.
+            return found if options.get("generator") is not None else found.fill_(value)
+
+        return drawn
+
     with (
         patch.object(Tensor, "normal_", fill_with(0.4)),
         patch.object(Tensor, "exponential_", fill_with(1.0)),
         patch.object(Tensor, "uniform_", fill_with(0.5)),
+        patch.object(torch, "randn", sized(torch.randn, 0.4)),
         patch.object(torch, "randn_like", like(0.4)),
         patch.object(torch, "rand_like", like(0.5)),
     ):
