@@ -69,7 +69,7 @@ def work(cells: Iterable[Cell], rows: Path, runs: Path) -> Iterator[tuple[Cell, 
 
 def is_kept(cell: Cell, path: Path) -> bool:
     """Whether there is a file of this cell with these options."""
-    return path.exists() and json.loads(path.read_text())["options"] == list(cell.options)
+    return path.exists() and sorted(json.loads(path.read_text())["options"]) == sorted(cell.options)
 
 
 @contextmanager

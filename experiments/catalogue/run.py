@@ -61,7 +61,7 @@ WORLDS = {
 # How each family is trained; no mixer and no critic is there at execution.
 REPLAYED = "num_envs=16 source.steps=5 source.bursts=25 source.warmup=2000 algo.tau=0.05 algo.lr=1e-3"
 VALUES = f"{REPLAYED} source.batch=256 source.updates=3"
-ACTORS = f"{REPLAYED} source.batch=128 source.updates=3"
+ACTORS = f"{REPLAYED} source.batch=128 source.updates=2"
 ROLLOUTS = "num_envs=32 source.steps=25 source.epochs=8 source.minibatch=400 algo.entropy=0.01 algo.lr=1e-3"
 COUNTERFACTUAL = "num_envs=16 source.steps=10 algo.entropy=0.01 algo.lr=1e-3"
 ONE, TWO = "one round", "two rounds"

@@ -38,14 +38,16 @@ COMMON = (
     "model=mlp model.encoder.layers=2 env.workers=0 device=cpu threads=1 log.tensorboard=false "
     "evaluation.episodes=20 evaluation.num_envs=20"
 )
-REPLAYED = "source.warmup=1000 algo.epsilon_frames=10000"
-POINTS = f"{REPLAYED} num_envs=4 source.steps=2 source.updates=2 source.bursts=50 source.batch=256 algo.gamma=0.98"
+POINTS = (
+    "source.warmup=1000 algo.epsilon_frames=10000 num_envs=4 source.steps=2 source.updates=2 source.bursts=50 "
+    "source.batch=256 algo.gamma=0.98"
+)
 # Frames, and what else is set.
 SETTINGS: dict[tuple[str, str], tuple[int, str]] = {
     (CARTPOLE, "dqn"): (
-        20_000,
-        f"{REPLAYED} num_envs=8 source.steps=8 source.updates=16 source.bursts=10 source.batch=32 source.length=20 "
-        "algo.n_step=20 algo.double=true algo.lr=2e-3 algo.tau=0.05 algo.epsilon_end=0.04",
+        32_000,
+        "num_envs=8 source.steps=8 source.updates=16 source.bursts=10 source.batch=32 source.length=20 "
+        "source.warmup=1000 algo.n_step=20 algo.double=true algo.lr=2e-3 algo.tau=0.05 algo.epsilon_frames=20000",
     ),
     (CARTPOLE, "ppo"): (
         30_000,
