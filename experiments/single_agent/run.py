@@ -50,7 +50,7 @@ SETTINGS: dict[tuple[str, str], tuple[int, str]] = {
         "source.warmup=1000 algo.n_step=20 algo.double=true algo.lr=2e-3 algo.tau=0.05 algo.epsilon_frames=20000",
     ),
     (CARTPOLE, "ppo"): (
-        30_000,
+        45_000,
         "num_envs=8 source.steps=128 source.epochs=6 source.minibatch=256 algo.gamma=0.98 algo.lr=1e-3",
     ),
     (CARTPOLE, "a2c"): (80_000, "num_envs=16 source.steps=8 algo.gamma=0.99 algo.lam=0.95 algo.lr=2e-3"),
@@ -59,7 +59,7 @@ SETTINGS: dict[tuple[str, str], tuple[int, str]] = {
     (PENDULUM, "td3"): (16_000, POINTS),
     (PENDULUM, "sac"): (16_000, POINTS),
     (PENDULUM, "ppo"): (
-        80_000,
+        150_000,
         "num_envs=16 source.steps=100 source.epochs=10 source.minibatch=400 algo.gamma=0.9 algo.lam=0.95 algo.lr=1e-3",
     ),
 }
