@@ -22,6 +22,7 @@ from gcoord.lock import FolderLock
 from gcoord.run import check_epsilon, check_fine_tune, pick_device
 from gcoord.scaleup.figures import Results, results, write_curves
 from gcoord.scaleup.protocol import Learning, Sweep, latest, open_run, runs_in
+from gcoord.scaleup.reporting import how_it_grows, write_report
 from gcoord.scaleup.report import MODES, Row, plot, table, write_csv, write_json
 
 # Of these the picture and the printed table are made where they are there; all else is in results.csv.
@@ -33,7 +34,7 @@ ASIDE = (
 
 def evaluate(cfg: DictConfig, job: Job) -> int:
     """Does what is missing of the sweep, prints the table, writes results.csv, results.json, times.csv, curves.csv,
-    notes.txt and scale.png into the first run's `scale/`."""
+    notes.txt, scale.png and report.html with its pictures into the first run's `scale/`."""
     console = Console()
 
     def say(text: str) -> None:
@@ -43,6 +44,7 @@ def evaluate(cfg: DictConfig, job: Job) -> int:
     sizes, modes = conf.team_sizes(cfg.n_agents), all_modes(cfg)
     say(f"{sweep.runs[0].policy.spec.world}: {', '.join(str(run.folder) for run in sweep.runs)}")
     began = time.monotonic()
+    files = ["results.csv", "results.json", "times.csv", "curves.csv", "scale.png"]
     folder = sweep.folder
     folder.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(folder)
@@ -51,7 +53,12 @@ def evaluate(cfg: DictConfig, job: Job) -> int:
         found.notes += [f"failed: {failure.words}: {failure.reason}" for failure in sweep.failures]
         if found.rows:
             write(found, sweep)
-            console.print(table(found.rows, shown(found.rows)))
+            files += people(found, sweep, sizes, time.monotonic() - began)
+            plain = undisturbed(found.rows, sweep)
+            console.print(table(plain, shown(plain)))
+            if len(plain) < len(found.rows):
+                trained = [row for row in found.rows if row.mode not in ("random", "scripted")]
+                console.print(table(trained, ["return_per_agent"]))
         for note in found.notes:
             say(note)
         if cfg.video:
@@ -59,8 +66,23 @@ def evaluate(cfg: DictConfig, job: Job) -> int:
                 say(str(sweep.film(size, folder)))
     finally:
         lock.release()
-    say(f"{time.monotonic() - began:.0f} s; {folder}/results.csv, results.json, times.csv, curves.csv and scale.png")
+    say(f"{time.monotonic() - began:.0f} s; {folder}/{', '.join(files)}")
     return FAILED if sweep.failures else 0
+
+
+def people(found: Results, sweep: Sweep, sizes: Sequence[int], seconds: float) -> list[str]:
+    """What is there to be looked at: report.html and its pictures; gives their names."""
+    first = sweep.runs[0]
+    return write_report(
+        sweep.folder,
+        [*found.rows, *found.times],
+        found.curves,
+        [sweep.episode(size) for size in sizes],
+        [run.folder for run in (*sweep.runs, *sweep.scratch)],
+        [f"{failure.words}: {failure.reason}" for failure in sweep.failures],
+        how_it_grows(first.cfg.env, first.policy.spec.world),
+        seconds,
+    )
 
 
 def write(found: Results, sweep: Sweep) -> None:
@@ -72,7 +94,13 @@ def write(found: Results, sweep: Sweep) -> None:
     write_curves(found.curves, folder / "curves.csv")
     with whole_file(folder / "notes.txt") as aside:
         aside.write_text("".join(f"{note}\n" for note in found.notes))
-    plot(found.rows, folder / "scale.png", shown(found.rows))
+    plain = undisturbed(found.rows, sweep)
+    plot(plain, folder / "scale.png", shown(plain))
+
+
+def undisturbed(rows: Sequence[Row], sweep: Sweep) -> list[Row]:
+    """Rows of no condition of communication: those have a picture and a table of their own."""
+    return [row for row in rows if row.condition == sweep.condition]
 
 
 def shown(rows: Sequence[Row]) -> list[str]:
@@ -126,6 +154,7 @@ def make_sweep(cfg: DictConfig, console: Console) -> Sweep:
         from_scratch=Learning(whole(cfg.scratch.frames), conf.plain(cfg.scratch.changes), cfg.evaluations, "scratch"),
         train_sizes=train_sizes,
         trust=conf.plain(cfg.trust),
+        conditions=[cfg.conditions] if isinstance(cfg.conditions, str) else list(map(str, cfg.conditions)),
     )
 
 

@@ -32,6 +32,7 @@ class Cell:
         env: the world's configuration; episodes, num_envs, seed: what is played of it.
         epsilon: share of random actions.
         topology: changes to who hears whom (see `rewired`), None where there are none.
+        communication: what is changed of what agents hear, such as `cut=0.5` (see `gcoord.scaleup.conditions`).
         device: where it runs. trust: modules whose own parts the policy may use.
     """
 
@@ -48,6 +49,7 @@ class Cell:
     run: str = ""
     epsilon: float = 0.0
     topology: dict[str, Any] | None = None
+    communication: str = ""
     device: str = "cpu"
     trust: Sequence[str] = ()
 
@@ -77,6 +79,7 @@ class Cell:
             "seed": self.seed,
             "epsilon": self.epsilon,
             "topology": self.topology,
+            "communication": self.communication,
             "device": self.device.partition(":")[0],
         }
 

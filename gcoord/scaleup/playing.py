@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -17,7 +17,9 @@ from gcoord.graph import Lossy
 from gcoord.policy import Policy, load
 from gcoord.run import pick_device, read_config
 from gcoord.scaleup.cells import Cell, Played
+from gcoord.scaleup.conditions import agent_under
 from gcoord.scaleup.costs import Meter
+from gcoord.scaleup.speech import WORLDS, Overheard
 from gcoord.spec import TeamSpec
 from gcoord.trajectory import Observation
 
@@ -52,12 +54,16 @@ class Stage:
         spec = env.spec
         torch.manual_seed(cell.seed)
         costs: dict[str, list[float]] = {}
+        heard = Overheard(env, WORLDS[spec.world]) if spec.world in WORLDS else None
+        env = env if heard is None else cast(TeamEnv, heard)
         if policy is not None:
             values, costs = played(env, policy, cell, device)
         elif cell.mode == "scripted":
             values = play(env, scripted(env), None, cell.episodes, cell.seed)
         else:
             values = play(env, random_actions(spec, cell.seed, device), None, cell.episodes, cell.seed)
+        if heard is not None:
+            costs |= heard.figures()
         of_episodes = {name: value.double().tolist() for name, value in values.items()}
         return Played(spec.world, spec.density, spec.n_agents, of_episodes, costs)
 
@@ -69,9 +75,12 @@ def played(
     body = policy.agent.body
     if cell.topology:
         body.topology = conf.build(rewired(read_config(Path(cell.run)).topology, cell.topology))
-    memory = body.initial((env.spec.num_envs,), env.spec.n_agents, device)
-    meter = Meter(policy.agent)
-    act = meter.timed(acts(policy.agent, epsilon=cell.epsilon))
+    agent = policy.agent
+    if cell.communication:
+        agent = agent_under(cell.communication, agent, env.spec.max_steps, WORLDS.get(env.spec.world))
+    memory = agent.body.initial((env.spec.num_envs,), env.spec.n_agents, device)
+    meter = Meter(agent)
+    act = meter.timed(acts(agent, epsilon=cell.epsilon))
     with meter.listening():
         values = play(env, act, memory, cell.episodes, cell.seed)
     return values, meter.figures()

@@ -7,6 +7,7 @@ sweep that was killed goes on where it stood.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +22,12 @@ from gcoord.envs.team import TeamEnv
 from gcoord.policy import Policy, load
 from gcoord.run import is_finished, pick_device, read_config
 from gcoord.scaleup.cells import Cell, Played, told
+from gcoord.scaleup.conditions import agent_under, canonical, parse
 from gcoord.scaleup.film import film
 from gcoord.scaleup.jobs import Failure, Job, do_all
 from gcoord.scaleup.playing import Stage, check_alike, make_world, rewired, scripted
+from gcoord.scaleup.reporting import episode
+from gcoord.scaleup.speech import WORLDS
 from gcoord.scaleup.trainings import ASIDE, Training, training
 
 __all__ = ["Learning", "Sweep", "Trained", "latest", "open_run", "rewired", "runs_in", "scripted"]
@@ -130,6 +134,7 @@ class Sweep:
         from_scratch: how policies are trained at each size, in the mode `scratch`.
         train_sizes: small sizes to train the same method at, as it was: zero-shot from each of them too.
         trust: modules whose own parts policies may use.
+        conditions: what trained policies are also played under, such as `cut=0.5` (see `gcoord.scaleup.conditions`).
     """
 
     def __init__(
@@ -149,6 +154,7 @@ class Sweep:
         from_scratch: Learning | None = None,
         train_sizes: Sequence[int] = (),
         trust: Sequence[str] = (),
+        conditions: Sequence[str] = (),
     ) -> None:
         everyone = [*runs, *scratch]
         worlds = {run.policy.spec.world for run in everyone}
@@ -176,6 +182,10 @@ class Sweep:
                 run.policy.agent.body.topology = conf.build(rewired(run.cfg.topology, topology))
         words += [] if epsilon is None else [f"epsilon={epsilon:g}"]
         self.condition = " ".join(words)
+        self.conditions = [text for text in dict.fromkeys(map(canonical, conditions)) if not parse(text).nothing]
+        for run in everyone:
+            for text in self.conditions:
+                agent_under(text, run.policy.agent, speech=WORLDS.get(run.policy.spec.world))
         self.failures: list[Failure] = []
         self._scripts: dict[int, bool] = {}
 
@@ -244,7 +254,24 @@ class Sweep:
                     jobs += self._trained(run, "scratch", size, i)
             here = [run for run in self.scratch if run.policy.trained_on == [size]]
             jobs += [self._job(self._of_run(run, "scratch", size, i)) for run, i in self._numbered(here)]
-        return jobs
+        return [one for job in jobs for one in (job, *self._disturbed(job))]
+
+    def _disturbed(self, job: Job) -> list[Job]:
+        """A trained policy's cell again under each condition of communication."""
+        cell = job.work
+        if not isinstance(cell, Cell) or not cell.run:
+            return []
+        return [
+            self._job(
+                dataclasses.replace(cell, communication=text, condition=f"{self.condition} {text}".strip()), job.needs
+            )
+            for text in self.conditions
+        ]
+
+    def episode(self, size: int) -> Any:
+        """The replay of an episode of the first run at one size."""
+        first = self.runs[0]
+        return episode(lambda: self.world(first, size, num_envs=1), first.policy.agent, self.seed, first.method)
 
     def run(self, sizes: Sequence[int], modes: Sequence[str], processes: int = 1) -> list[Job]:
         """Does what is missing and gives the whole plan; `failures` then tells what came to nothing."""
