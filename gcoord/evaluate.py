@@ -22,8 +22,8 @@ from gcoord.lock import FolderLock
 from gcoord.run import check_epsilon, check_fine_tune, pick_device
 from gcoord.scaleup.figures import Results, results, write_curves
 from gcoord.scaleup.protocol import Learning, Sweep, latest, open_run, runs_in
-from gcoord.scaleup.reporting import how_it_grows, write_report
 from gcoord.scaleup.report import MODES, Row, plot, table, write_csv, write_json
+from gcoord.scaleup.reporting import how_it_grows, write_report
 
 # Of these the picture and the printed table are made where they are there; all else is in results.csv.
 ASIDE = (
