@@ -57,7 +57,7 @@ def data_of(algo: str, folder: Path, *world: str) -> list[str]:
     if not is_offline(algo):
         return []
     options = ["env=native/meet", "policy=random", "episodes=6", "num_envs=6", f"out={folder}"]
-    options += [option for option in world if option.startswith("env.")]
+    options += [option for option in world if option.startswith(("env.", "n_agents="))]
     assert run_command("record", record, options) == 0
     return [f"dataset={folder}"]
 
