@@ -222,6 +222,8 @@ def build(cfg: DictConfig) -> Run:
             raise ValueError(f"expected {name} to be installed for log.{name}=true (got none): pip install {name}")
     if cfg.precision not in PRECISIONS:
         raise ValueError(f"expected precision to be {' or '.join(PRECISIONS)} (got {cfg.precision!r})")
+    if cfg.collect not in ("worker", "step"):
+        raise ValueError(f"expected collect to be worker or step (got {cfg.collect!r})")
     if cfg.compile is not False:
         raise ValueError(
             f"expected compile=false (got {cfg.compile!r}): around the kernels' own gradients torch.compile cuts the "
@@ -271,7 +273,9 @@ def build(cfg: DictConfig) -> Run:
         if cfg.fine_tune.train == "heads":
             learner.freeze_bodies()
         if collects:
-            collectors = [Collector(world, cfg.seed * 1_009 + i) for i, world in enumerate(worlds)]
+            policy = ("gcoord.policy:make_agent", {"parts": parts, "spec": specs[0]})
+            there = policy if cfg.collect == "worker" else None
+            collectors = [Collector(world, cfg.seed * 1_009 + i, there) for i, world in enumerate(worlds)]
             source: Source = conf.build(cfg.source)(learner=learner, collectors=collectors, seed=cfg.seed)
         else:
             source = conf.build(cfg.source)(learner=learner, specs=specs, seed=cfg.seed)

@@ -132,9 +132,16 @@ def about(run: runs.Run, folder: Path) -> list[str]:
     team = " and ".join(str(n) for n in run.sizes)
     weights = sum(p.numel() for p in run.learner.agent.parameters())
     actions = "numbered" if spec.discrete else "continuous" if spec.continuous else "mixed"
+    workers = sum(getattr(collector.env, "n_workers", 0) for collector in run.source.collectors)
+    there = all(collector.policy is not None for collector in run.source.collectors)
+    stepped = [
+        f"{workers} worker process{'es' * (workers > 1)}: "
+        + ("whole fragments are collected there" if there else "asked step by step (collect=worker is quicker)")
+    ]
     return [
         f"{spec.world}: {team} agents, {run.source.told}, {actions} actions, density {spec.density}",
         f"{type(run.learner).__name__} with {weights:,} weights in the policy, on {run.device}, into {folder}",
+        *(stepped if workers else []),
     ]
 
 

@@ -313,21 +313,30 @@ def test_killed_with_signal_nine_it_goes_on_and_leaves_no_orphans(tmp_path):
     assert json.loads((folder / "summary.json").read_text())["frames"] >= saved + 100
 
 
-def test_a_worker_that_dies_is_named_and_the_run_stops_with_a_checkpoint(tmp_path):
+def test_a_run_survives_a_workers_death_once_and_the_second_ends_it_with_a_checkpoint(tmp_path):
     folder = tmp_path / "r"
     world = ["env=mpe/simple_spread", "env.workers=2", "num_envs=4", *ON_POLICY, "model.encoder.dim=16"]
     quiet = ["evaluation.frames=0", "evaluation.episodes=4", "log.tensorboard=false", "checkpoint_frames=1000000"]
     process = start(folder, *world, *quiet, "frames=1000000")
+
+    def restarted() -> list[str]:
+        return [row["workers_restarted"] for row in metrics(folder)] if (folder / "metrics.csv").exists() else []
+
     try:
-        wait_for(lambda: (folder / "metrics.csv").exists() or process.poll() is not None)
+        wait_for(lambda: restarted() or process.poll() is not None)
+        assert process.poll() is None, process.stdout.read()
+        os.kill(children_of(process.pid)[-1], signal.SIGKILL)
+        wait_for(lambda: restarted()[-1] == "1.0" or process.poll() is not None)
         assert process.poll() is None, process.stdout.read()
         os.kill(children_of(process.pid)[-1], signal.SIGKILL)
         output, _ = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 1
-    last = output.strip().splitlines()[-1]
-    assert "worker" in last and "SIGKILL" in last and f"resume={folder}" in last
+    first, *_, last = [line for line in output.strip().splitlines() if "died" in line]
+    assert "SIGKILL" in first and "is started again" in first and "are lost" in first
+    assert last == output.strip().splitlines()[-1]
+    assert "worker" in last and "the second death" in last and f"resume={folder}" in last
     assert "Traceback" not in output
     saved = load_state(folder / "checkpoints" / "last")["learner"]["counters"]["frames"]
     assert saved > 0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from gcoord.envs.team import TeamEnv
+from gcoord.envs.team import CollectsItself, Fragment, PolicyError, PolicyState, TeamEnv
 from gcoord.models.agent import Agent
 from gcoord.spec import Continuous, TeamSpec
 from gcoord.trajectory import Observation, Outcome, Step, Trajectory, learns
@@ -34,25 +35,35 @@ class Episodes:
 
     def add(self, seen: Observation, outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
         """One row -> (done [B] bool, figures by name [B], meaningful where done)."""
-        row = seen.alive & outcome.valid.unsqueeze(-1)
-        own = torch.where(row, outcome.reward, 0.0)
-        reward = own.sum(-1)
-        self.own += own
-        self.lived |= row
-        if self.spec.shared_reward:
-            reward = reward / row.sum(-1).clamp(min=1)
-        self.reward += reward
-        self.length += outcome.valid
-        for name, rule in self.spec.metrics.items():
-            now, before = outcome.metrics[name].to(self.reward.dtype), self.metrics[name]
-            if rule == "last":
-                before = torch.where(outcome.valid, now, before)
-            elif rule == "any":
-                before = torch.where(outcome.valid, torch.maximum(now, before), before)
-            else:
-                before = before + torch.where(outcome.valid, now, 0.0)
-            self.metrics[name] = before
         done = outcome.terminated | outcome.truncated
+        earned = self.earned(seen.alive, outcome.reward, outcome.valid)
+        return done, self.add_row(*earned, outcome.valid, done, outcome.metrics)
+
+    def earned(self, alive: Tensor, reward: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of alive and reward [*, B, N] and valid [*, B] -> what teams earn [*, B], what each agent does
+        [*, B, N], and who acts there [*, B, N] bool."""
+        acts = alive & valid.unsqueeze(-1)
+        own = torch.where(acts, reward, 0.0)
+        team = own.sum(-1)
+        return team / acts.sum(-1).clamp(min=1) if self.spec.shared_reward else team, own, acts
+
+    def add_row(
+        self, team: Tensor, own: Tensor, acts: Tensor, valid: Tensor, done: Tensor, metrics: Any
+    ) -> dict[str, Tensor]:
+        """One row of what was `earned`, and of the world's metrics [B] by name -> figures by name [B]."""
+        # A reset that no end came before is that of a world that was lost: what it had begun counts nowhere.
+        self.reward, self.length = self.reward * valid + team, self.length * valid + valid
+        self.own, self.lived = self.own * valid.unsqueeze(-1) + own, self.lived & valid.unsqueeze(-1) | acts
+        for name, rule in self.spec.metrics.items():
+            now, before = metrics[name].to(self.reward.dtype), self.metrics[name]
+            before = torch.where(valid, before, self.empty[name])
+            if rule == "last":
+                before = torch.where(valid, now, before)
+            elif rule == "any":
+                before = torch.where(valid, torch.maximum(now, before), before)
+            else:
+                before = before + torch.where(valid, now, 0.0)
+            self.metrics[name] = before
         figures = {
             "return": self.reward.clone(),
             "return_per_agent": self.reward / (1 if self.spec.shared_reward else self.spec.n_agents),
@@ -65,7 +76,7 @@ class Episodes:
         self.reward, self.length = self.reward * keep, self.length * keep
         self.own, self.lived = self.own * keep.unsqueeze(-1), self.lived & ~done.unsqueeze(-1)
         self.metrics = {name: torch.where(done, self.empty[name], value) for name, value in self.metrics.items()}
-        return done, figures
+        return figures
 
     def state_dict(self) -> dict[str, Any]:
         # Sums go on in place: what is saved is a copy.
@@ -97,6 +108,10 @@ class Keys:
         self.next += self.num_envs
         return keys
 
+    def skip(self, rows: int) -> None:
+        """Those of so many rows are taken elsewhere."""
+        self.next += rows * self.num_envs
+
 
 class Collector:
     """One world, where it stands, and the policy's memory of it.
@@ -104,10 +119,14 @@ class Collector:
     Arguments:
         env: the world; `reset(seed)` is called on the first collection.
         seed: of the world, and of the rows' random keys.
+        policy: `package.module:function` that builds the agent collected with, and its arguments. Given both that and
+            worker processes that can (`CollectsItself`), they collect whole fragments; else the agent acts here, and
+            every step is one round trip to them.
     """
 
-    def __init__(self, env: TeamEnv, seed: int) -> None:
+    def __init__(self, env: TeamEnv, seed: int, policy: tuple[str, dict[str, Any]] | None = None) -> None:
         self.env, self.seed = env, seed
+        self.policy = policy if getattr(env, "n_workers", 0) else None
         self.keys = Keys(seed, env.spec.num_envs)
         self.seen: Observation | None = None
         self.memory: Tensor | None = None
@@ -172,6 +191,14 @@ class Collector:
 
         With `memories`, what a recurrent policy remembered before each row is kept: memory is [T, B, N, D].
         """
+        self.begin(agent)
+        trajectory = self._collect_there(agent, steps, epsilon, log_prob, memories) if self.policy is not None else None
+        if trajectory is None:
+            trajectory = self._collect_here(agent, steps, epsilon, log_prob, memories)
+        check_finite(trajectory, self.spec)
+        return trajectory
+
+    def _collect_here(self, agent: Agent, steps: int, epsilon: float, log_prob: bool, memories: bool) -> Trajectory:
         seen = self.begin(agent)
         remembered, rows = [self.memory], []
         for _ in range(steps):
@@ -197,15 +224,57 @@ class Collector:
             self._end(*self.episodes.add(seen, outcome))
             seen = following
         self.seen = seen
-        trajectory = Trajectory(
+        return Trajectory(
             steps=cast(Step, torch.stack(cast(Any, rows))),
             last=seen,
             last_key=self.keys.peek(seen.own.device),
             memory=self._remembered(remembered, memories),
             batch_size=[],
         )
-        check_finite(trajectory, self.spec)
-        return trajectory
+
+    def _collect_there(
+        self, agent: Agent, steps: int, epsilon: float, log_prob: bool, memories: bool
+    ) -> Trajectory | None:
+        """The same from the worker processes; None where they cannot build the policy, which then acts here."""
+        assert self.policy is not None
+        state = PolicyState(
+            *self.policy,
+            weights=agent.state_dict(),
+            memory=self.memory,
+            key=self.keys.next,
+            epsilon=epsilon,
+            log_prob=log_prob,
+        )
+        try:
+            fragment, self.seen = cast(CollectsItself, self.env).collect(state, steps)
+        except PolicyError as error:
+            logging.getLogger("gcoord").warning("%s; it acts here, one round trip to the workers a step", error)
+            self.policy = None
+            return None
+        self.keys.skip(steps)
+        self._count(fragment)
+        memory = fragment.memory
+        if memory is not None:
+            self.memory, memory = memory[-1].clone(), memory[:-1] if memories else memory[0]
+        return Trajectory(
+            steps=fragment.steps,
+            last=self.seen,
+            last_key=self.keys.peek(self.seen.own.device),
+            memory=memory,
+            batch_size=[],
+        )
+
+    def _count(self, fragment: Fragment) -> None:
+        """The episodes of a fragment, row by row."""
+        steps = fragment.steps
+        earned, done = self.episodes.earned(steps.seen.alive, steps.reward, steps.valid), steps.done
+        metrics = {name: fragment.metrics[name] for name in self.spec.metrics}
+        ends = done.any(-1).tolist()
+        for t, end in enumerate(ends):
+            row = {name: values[t] for name, values in metrics.items()}
+            figures = self.episodes.add_row(*(part[t] for part in earned), steps.valid[t], done[t], row)
+            if end:
+                self._end(done[t], figures)
 
     def _end(self, done: Tensor, figures: dict[str, Tensor]) -> None:
         ended = {name: torch.where(done, value, 0.0).sum() for name, value in figures.items()}
@@ -221,6 +290,11 @@ class Collector:
         episodes = values.pop("episodes")
         figures = {name: value / episodes for name, value in values.items()} if episodes else {}
         return {**figures, "episodes": episodes}
+
+    @property
+    def restarts(self) -> int | None:
+        """Workers of the world that died and were started again; None for a world without workers."""
+        return getattr(self.env, "restarts", 0) if getattr(self.env, "n_workers", 0) else None
 
     def state_dict(self) -> dict[str, Any]:
         """Where the world stands (where it can say), what was seen last, and the memory of it."""

@@ -94,8 +94,13 @@ class Source:
         return trajectories
 
     def take_figures(self) -> dict[str, float]:
-        """Figures of the episodes that ended; with several team sizes also by size, as `return@8`. The curriculum, if
-        there is one, hears them too."""
+        """Figures of the episodes that ended; with several team sizes also by size, as `return@8`; and how many worker
+        processes were started again, for worlds that have such. The curriculum, if there is one, hears them too."""
+        restarts = [count for collector in self.collectors if (count := collector.restarts) is not None]
+        restarted = {"workers_restarted": float(sum(restarts))} if restarts else {}
+        return self._figures_of_episodes() | restarted
+
+    def _figures_of_episodes(self) -> dict[str, float]:
         by_size = {c.spec.n_agents: c.take_figures() for c in self.collectors}
         if self.curriculum is not None:
             size = self.playing[0].spec.n_agents

@@ -43,7 +43,8 @@ class Copy:
         self.bits, self.python_state = np.random.MT19937(0), random.Random(0).getstate()
         self.senses = [layout.senses[k] for k in layout.kind]
         self.acts = [layout.acts[k] for k in layout.kind]
-        self.seed, self.steps, self.done = -1, 0, False
+        # What has not begun is over: its first step resets it.
+        self.seed, self.steps, self.done = -1, 0, True
         with self._own_randomness():
             self.env = make_world(recipe)
 
@@ -294,10 +295,10 @@ class Copies:
         # In a process of its own nobody else draws from the global streams: no need to keep them (80 us a step).
         self._kept = contextlib.nullcontext if own_process or recipe.arrays else kept_randomness
         kind = ArrayCopy if recipe.arrays else Copy
+        self._seed = arrays["seed"]
+        each = {name: array for name, array in arrays.items() if name != "seed"}
         with self._kept():
-            self.copies = [
-                kind(recipe, layout, {name: array[b, ...] for name, array in arrays.items()}, b) for b in rows
-            ]
+            self.copies = [kind(recipe, layout, {name: array[b, ...] for name, array in each.items()}, b) for b in rows]
 
     def reset(self) -> None:
         """Restarts every copy with its next seed."""
@@ -310,6 +311,14 @@ class Copies:
         with self._kept():
             for copy in self.copies:
                 copy.step()
+
+    def next_episodes(self, begun: list[bool]) -> None:
+        """Counts the episodes that these copies have begun, and gives each the seed of the one after."""
+        for copy, yes in zip(self.copies, begun, strict=True):
+            if yes:
+                row = copy.row
+                row["episode"][()] += 1
+                row["next_seed"][()] = episode_seed(int(self._seed[0]), copy.index, int(row["episode"]) + 1)
 
     def replay(self, episodes: dict[int, tuple[int, np.ndarray]]) -> None:
         """Brings the numbered copies back to where they stood: number -> (episode seed, actions [t, N, ...])."""
@@ -327,6 +336,11 @@ class Copies:
         """Closes every copy."""
         for copy in self.copies:
             copy.close()
+
+
+def episode_seed(seed: int, copy: int, episode: int) -> int:
+    """The seed of a copy's episode, a number below 2^31, which every kind of generator takes."""
+    return int(np.random.SeedSequence((seed, copy, episode)).generate_state(1)[0]) >> 1
 
 
 @contextlib.contextmanager

@@ -14,15 +14,17 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from gcoord.envs.copies import Copies, lay_out
-from gcoord.envs.probe import bounds_of, fields_of, probe
+from gcoord.envs.bounds import Bounds
+from gcoord.envs.copies import Copies, episode_seed, lay_out
+from gcoord.envs.fragments import SEEN, Plan, assemble, observed, plan, write_policy
+from gcoord.envs.probe import fields_of, probe
 from gcoord.envs.recipe import Recipe, find_function, takes
 from gcoord.envs.spaces import Channels, Kinds
+from gcoord.envs.team import Fragment, PolicyError, PolicyState
 from gcoord.envs.workers import Workers
 from gcoord.spec import Reward, TeamSpec
 from gcoord.trajectory import Observation, Outcome
 
-SEEN = ("own", "alive", "position", "entities", "entity_position", "entity_present", "hears", "available")
 Scripted = Callable[[TeamSpec, Observation], Tensor]
 
 
@@ -36,7 +38,9 @@ class ParallelTeamEnv:
     the last observation. Continuous actions are clipped to their bounds, discrete ones out of range are refused.
 
     Every episode of every copy has a seed of its own, made from (seed, copy, episode number): the number of workers
-    changes nothing, and a saved environment is restored by playing its episodes' actions again.
+    changes nothing, and a saved environment is restored by playing its episodes' actions again. With workers it
+    `CollectsItself`. A worker that dies is started again once (`Workers`): its teams' row is then a reset, and
+    `restarts` counts it.
 
     Arguments:
         recipe: how a copy is made and read.
@@ -95,17 +99,19 @@ class ParallelTeamEnv:
             # Only then: who wants to know whether a world has a script looks for the attribute.
             self.scripted = functools.partial(scripted, self.spec)
         self._scale = scale
-        fields = fields_of(self.spec, layout, shapes)
-        count = _count_workers(workers, num_envs)
+        self._fields = fields_of(self.spec, layout, shapes)
+        self.n_workers = _count_workers(workers, num_envs)
         self._backend: Workers | Copies
-        if count:
-            self._backend = Workers(recipe, layout, fields, num_envs, count)
+        if self.n_workers:
+            self._backend = Workers(recipe, layout, self._fields, num_envs, self.n_workers)
             self._arrays = self._backend.arrays
         else:
-            self._arrays = lay_out(fields)
+            self._arrays = lay_out(self._fields)
             self._backend = Copies(recipe, layout, self._arrays, range(num_envs))
+        self._plan: Plan | None = None
+        self._fragment: dict[str, np.ndarray] = {}
         self._kind = torch.tensor(layout.kind, device=self.device).expand(num_envs, -1)
-        self._bounds = bounds_of(self.spec, layout)
+        self._bounds = Bounds(self.spec, layout)
         self._seed, self._episode = _checked_seed(seed), np.full(num_envs, -1)
         # Actions since each copy's reset: the last `_since[b]` of `_actions`.
         self._actions: list[np.ndarray] = []
@@ -121,6 +127,7 @@ class ParallelTeamEnv:
         self._episode += 1
         self._write_next_seeds(np.arange(self.spec.num_envs), ahead=0)
         self._backend.reset()
+        self._skip_lost()
         self._write_next_seeds(np.arange(self.spec.num_envs))
         self._actions, self._since[:] = [], 0
         return self._observe()
@@ -134,6 +141,9 @@ class ParallelTeamEnv:
         self._write_action(action, done)
         self._backend.step()
         self._remember(done)
+        if (lost := self._skip_lost()).any():
+            self._since[lost] = 0
+            self._write_next_seeds(np.flatnonzero(lost))
         arrays = self._arrays
         outcome = Outcome(
             reward=self._tensor("reward"),
@@ -156,6 +166,29 @@ class ParallelTeamEnv:
         right, bottom, top), None where there are none; twice None for worlds in workers, and those that do not draw."""
         self._require_open()
         return self._backend.picture() if isinstance(self._backend, Copies) else (None, None)
+
+    def collect(self, policy: PolicyState, T: int) -> tuple[Fragment, Observation]:
+        """T rows of every team, acted for by `policy` in the worker processes; see `CollectsItself`."""
+        self._require_open()
+        if self._last is None or not isinstance(self._backend, Workers):
+            got = "a collection first" if self._last is None else "none"
+            raise RuntimeError(f"expected reset before collect, and worker processes (got {got})")
+        before, ours = self._last, plan(policy, T, self.spec, self._layout, self._scale, self._fields)
+        if self._plan is None or self._plan.shape != ours.shape:
+            self._fragment, failure = self._backend.prepare(ours, ours.fields)
+            if failure:
+                raise PolicyError(f"expected a policy that workers can build (got {failure})")
+            self._plan = ours
+        write_policy(policy, self._fragment)
+        self._backend.collect(T, policy.key, policy.epsilon)
+        fragment = assemble(ours, self._fragment, policy, self._kind, before, self._backend.take_lost())
+        self._remember_rows(T)
+        return fragment, self._observe()
+
+    @property
+    def restarts(self) -> int:
+        """Workers that died and were started again."""
+        return self._backend.restarts if isinstance(self._backend, Workers) else 0
 
     def close(self) -> None:
         """Closes the worlds and stops the workers; safe to call twice."""
@@ -193,7 +226,7 @@ class ParallelTeamEnv:
             )
         parts = np.split(actions, np.cumsum(since)[:-1])
         copies = range(self.spec.num_envs)
-        self._backend.replay({b: (self._episode_seed(b, episode[b]), parts[b]) for b in copies})
+        self._backend.replay({b: (episode_seed(self._seed, b, int(episode[b])), parts[b]) for b in copies})
         self._write_next_seeds(np.arange(self.spec.num_envs))
         longest = int(since.max())
         self._actions = [np.zeros_like(self._arrays["action"]) for _ in range(longest)]
@@ -220,36 +253,39 @@ class ParallelTeamEnv:
             raise ValueError(
                 f"expected a {kind} action of shape {target.shape} (got {action.dtype} of {tuple(action.shape)})"
             )
-        given = action.detach().cpu().numpy()
         read = self._arrays["alive"] & ~done[:, None]
-        low, high, whole = self._bounds
-        if self.spec.discrete:
-            wrong = ((given < 0) | (given > high[..., 0])) & read
-        else:
-            # Column 0 holds the number of a discrete action; a box clips, and reads no column beyond its own.
-            first = given[..., 0]
-            outside = (first < 0) | (first > high[..., 0]) | (first != np.floor(first))
-            used = np.isnan(given) & ~np.isnan(low)
-            wrong = ((outside & whole) | used.any(-1)) & read
-            given = np.where(read[..., None] & ~np.isnan(low), np.clip(given, low, high), 0)
-        if wrong.any():
-            b, i = map(int, np.argwhere(wrong)[0])
-            space = self.spec.actions[self._layout.kind[i]]
-            name = self._layout.names[i]
-            raise ValueError(
-                f"expected an action in {space} (got {action[b, i].tolist()} for agent {name!r} of environment {b})"
-            )
-        np.copyto(target, given)
+        np.copyto(target, self._bounds.within(action.detach().cpu().numpy(), read))
 
     def _remember(self, done: np.ndarray) -> None:
         """Counts the actions since each reset; `done` are the copies that were reset by this step."""
         self._actions.append(self._arrays["action"].copy())
         self._since = np.where(done, 0, self._since + 1)
-        if len(self._actions) > 2 * self._since.max() + 64:
-            del self._actions[: len(self._actions) - int(self._since.max())]
+        self._forget()
         if done.any():
             self._episode += done
             self._write_next_seeds(np.flatnonzero(done))
+
+    def _remember_rows(self, steps: int) -> None:
+        """The same of a fragment's rows, whose episodes the workers have counted."""
+        valid, alive = self._fragment["valid"], self._fragment["alive"]
+        self._actions.extend(self._bounds.within(self._fragment["action"], alive & valid[..., None]).copy())
+        for row in valid:
+            self._since = np.where(row, self._since + 1, 0)
+        self._forget()
+        self._episode[:] = self._arrays["episode"]
+
+    def _forget(self) -> None:
+        """Drops actions from before every copy's reset, now and then."""
+        if len(self._actions) > 2 * self._since.max() + 64:
+            del self._actions[: len(self._actions) - int(self._since.max())]
+
+    def _skip_lost(self) -> np.ndarray:
+        """[B] bool: copies whose worker was started again, and which are in a later episode than was told."""
+        if not isinstance(self._backend, Workers):
+            return np.zeros(self.spec.num_envs, dtype=bool)
+        lost = self._backend.take_lost()
+        self._episode[lost] = self._arrays["episode"][lost] + 1
+        return lost
 
     def _played(self, b: int) -> np.ndarray:
         """Actions [t, N, ...] of copy b since its reset."""
@@ -259,23 +295,19 @@ class ParallelTeamEnv:
             np.stack(rows) if rows else np.zeros((0, *self._arrays["action"].shape[1:]), self._arrays["action"].dtype)
         )
 
-    def _episode_seed(self, b: int, episode: int) -> int:
-        """A number below 2^31, which every kind of generator takes."""
-        return int(np.random.SeedSequence((self._seed, b, int(episode))).generate_state(1)[0]) >> 1
-
     def _write_next_seeds(self, copies: np.ndarray, ahead: int = 1) -> None:
+        arrays = self._arrays
+        arrays["seed"][0] = self._seed
         for b in copies.tolist():
-            self._arrays["next_seed"][b] = self._episode_seed(b, self._episode[b] + ahead)
+            arrays["episode"][b] = self._episode[b] + ahead - 1
+            arrays["next_seed"][b] = episode_seed(self._seed, b, int(self._episode[b]) + ahead)
 
     def _tensor(self, name: str) -> Tensor:
         return torch.from_numpy(self._arrays[name]).to(self.device, copy=True)
 
     def _observe(self) -> Observation:
-        own = self._tensor("own")
-        if self._scale is not None and (self._scale != 1.0 or own.dtype == torch.uint8):
-            own = own.to(torch.float32).div_(self._scale)
-        rest: dict[str, Any] = {name: self._tensor(name) for name in SEEN[1:] if name in self._arrays}
-        self._last = Observation(own=own, kind=self._kind.clone(), **rest, batch_size=[self.spec.num_envs])
+        arrays = {name: self._tensor(name) for name in SEEN if name in self._arrays}
+        self._last = observed(arrays, self._kind.clone(), self._scale)
         return self._last
 
     def _checksums(self) -> np.ndarray:
@@ -360,6 +392,6 @@ def _count_workers(workers: int | Literal["auto"], num_envs: int) -> int:
 
 
 def _checked_seed(seed: int) -> int:
-    if seed < 0:
-        raise ValueError(f"expected a seed of at least 0 (got {seed})")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"expected a seed of at least 0 and below 2^63 (got {seed})")
     return int(seed)

@@ -9,7 +9,7 @@ import numpy as np
 from gcoord.envs.copies import Fields, Shapes, kept_randomness, one_line
 from gcoord.envs.recipe import Recipe, find_function, make_world, missing
 from gcoord.envs.spaces import Layout, read_layout
-from gcoord.spec import Discrete, TeamSpec
+from gcoord.spec import TeamSpec
 
 
 def probe(recipe: Recipe) -> tuple[Layout, Shapes]:
@@ -71,6 +71,9 @@ def fields_of(spec: TeamSpec, layout: Layout, shapes: Shapes) -> Fields:
     fields: Fields = {
         "action": ((b, n, *spec.action_shape), "int64" if spec.discrete else "float32"),
         "next_seed": ((b,), "int64"),
+        "seed": ((1,), "int64"),
+        "episode": ((b,), "int64"),
+        "progress": ((b,), "int64"),
         "own": ((b, n, *layout.own), layout.own_dtype),
         "alive": ((b, n), "bool"),
         "reward": ((b, n), "float32"),
@@ -84,17 +87,3 @@ def fields_of(spec: TeamSpec, layout: Layout, shapes: Shapes) -> Fields:
     if spec.available:
         fields["available"] = ((b, n, spec.n_actions), "bool")
     return fields
-
-
-def bounds_of(spec: TeamSpec, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """low and high [N, A], NaN where a slot has no such component; whole [N]: whose column 0 is a number."""
-    low = np.full((spec.n_agents, spec.n_actions), np.nan, np.float32)
-    high = low.copy()
-    whole = np.array([isinstance(spec.actions[k], Discrete) for k in layout.kind])
-    for i, k in enumerate(layout.kind):
-        space = spec.actions[k]
-        if isinstance(space, Discrete):
-            low[i, 0], high[i, 0] = 0, space.n - 1
-        else:
-            low[i, : space.n], high[i, : space.n] = space.low, space.high
-    return low, high, whole

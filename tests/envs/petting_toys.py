@@ -252,3 +252,11 @@ def places(env: Any) -> dict[str, Any]:
 def lamps(env: Any) -> tuple[Any, Any, Any]:
     """Two lamps, of which the second is out in odd steps."""
     return np.array([[1.0], [env.t]]), np.array([[0.0, 1.0], [5.0, 5.0]]), np.array([True, env.t % 2 == 0])
+
+
+class Threads(Line):
+    """Sees how many threads torch may use in this process (0 where it is not loaded), and the process's id."""
+
+    def look(self, name: str) -> Any:
+        torch = sys.modules.get("torch")
+        return np.array([0 if torch is None else torch.get_num_threads(), 0, os.getpid(), self.t], np.float32)

@@ -225,7 +225,7 @@ def test_positions_and_entities_come_from_the_named_functions() -> None:
         ({"maker": TOYS + "Pairs"}, "expected Box, MultiBinary, Discrete or Dict(observation, action_mask)"),
         ({"maker": TOYS + "Line", "maker_kwargs": {"colour": 1}}, "expected petting_toys:Line to make a ParallelEnv"),
         ({"maker": TOYS + "Line", "num_envs": 0}, "expected num_envs to be a positive whole number (got 0)"),
-        ({"maker": TOYS + "Line", "seed": -1}, "expected a seed of at least 0 (got -1)"),
+        ({"maker": TOYS + "Line", "seed": -1}, "expected a seed of at least 0 and below 2^63 (got -1)"),
         ({"maker": TOYS + "Line", "workers": -1}, "expected workers to be 'auto' or a whole number"),
         ({"maker": TOYS + "Line", "positions": "petting_toys:fixed"}, "expected petting_toys:fixed to read the world"),
     ],

@@ -115,27 +115,73 @@ def test_ctrl_c_on_the_terminal_does_not_reach_workers() -> None:
     env.close()
 
 
+def kill(env: ParallelTeamEnv, worker: int) -> None:
+    """A worker is killed from outside, as the system does when memory runs out."""
+    os.kill(pids(env)[worker], signal.SIGKILL)
+    assert gone_within(5, pids(env)[worker : worker + 1])
+
+
+def test_a_worker_that_dies_is_started_again_and_its_teams_begin_episodes_of_later_seeds(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    env, untouched = toy(5, 2, length=4), toy(5, 0, length=4)
+    seen, _ = env.reset(7), untouched.reset(7)
+    met = {float(seed) for seed in seen.own[:2, 0, 3]}
+    for _ in range(3):
+        env.step(stay(env))
+        untouched.step(stay(env))
+    kill(env, 0)
+    seen, outcome = env.step(stay(env))
+    other, expected = untouched.step(stay(env))
+    assert env.restarts == 1 and len(caplog.messages) == 1
+    assert caplog.messages[0] == (
+        "worker 0 died (signal SIGKILL) and is started again: 2 rows of environments 0 to 1 are lost, and episodes of "
+        "later seeds begin; another death ends the run"
+    )
+    # Its teams' row is a reset, the others' is what it would have been.
+    assert outcome.valid.tolist() == [False, False, True, True, True]
+    assert not (outcome.terminated | outcome.truncated)[:2].any() and not outcome.reward[:2].any()
+    assert torch.equal(seen.own[2:], other.own[2:]) and torch.equal(outcome.reward[2:], expected.reward[2:])
+    assert seen.own[:2, 0, 2].tolist() == [0, 0] and seen.alive.all()
+    for _ in range(5):
+        begun = seen.own[:2, 0, 3].tolist()
+        assert not met & set(begun), "an episode that a dead worker had met is played again"
+        seen, _ = env.step(stay(env))
+    restored = toy(5, 0, length=4)
+    restored.load_state_dict(env.state_dict())
+    for _ in range(7):
+        assert torch.equal(env.step(stay(env))[0].own, restored.step(stay(env))[0].own)
+    env.close()
+
+
 @pytest.mark.parametrize(("fault", "how"), [("exit", "exit code 3"), ("segv", "signal SIGSEGV")])
-def test_a_worker_that_dies_is_named_and_all_stop(fault: str, how: str) -> None:
-    env = toy(5, 2, fault=fault, at=2)
-    processes = pids(env)
+def test_the_second_death_is_named_and_all_stop(fault: str, how: str) -> None:
+    env = toy(2, 1, fault=fault, at=2)
     env.reset()
-    env.step(stay(env))
+    # The first death is in the second step, whose row is then a reset; the next episode is as deadly.
+    for valid in (True, False, True):
+        assert env.step(stay(env))[1].valid.tolist() == [valid, valid]
+    processes = pids(env)
     with pytest.raises(RuntimeError) as caught:
         env.step(stay(env))
-    assert str(caught.value) == f"worker 0 died ({how}), and with it environments 0 to 1; the workers are stopped"
+    assert str(caught.value) == (
+        f"worker 0 died ({how}), the second death, and with it environments 0 to 1; the workers are stopped"
+    )
     assert gone_within(1, processes)
     start = time.monotonic()
     env.close()
     assert time.monotonic() - start < 0.1
 
 
-def test_a_worker_killed_from_outside_is_named() -> None:
-    env = toy(3, 3)
-    env.reset()
-    os.kill(pids(env)[1], signal.SIGKILL)
-    with pytest.raises(RuntimeError, match=r"^worker 1 died \(signal SIGKILL\), and with it environment 1; "):
-        env.step(stay(env))
+def test_a_worker_that_dies_before_a_reset_is_started_again() -> None:
+    env, untouched = toy(4, 2), toy(4, 0)
+    env.reset(3), untouched.reset(3)
+    kill(env, 1)
+    first = untouched.reset().own[:, 0, 3]
+    own = env.reset().own[:, 0, 3]
+    assert torch.equal(own[:2], first[:2]) and not set(own[2:].tolist()) & set(first[2:].tolist())
+    assert env.restarts == 1
+    env.close()
 
 
 @pytest.mark.parametrize(
