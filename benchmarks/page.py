@@ -26,6 +26,7 @@ def page() -> str:
         ("kernels", "Relation kernel, beside PyG's layers", kernels),
         ("graphs", "Graph building, beside brute force", graphs),
         ("collection", "Collection, beside the bare simulator", collection),
+        ("stepping", "Worker processes, beside one process and three other ways", stepping),
     ):
         for suffix, where in (("", ""), ("-cuda", ", on a GPU")):
             path = RESULTS / f"{name}{suffix}.json"
@@ -106,6 +107,41 @@ def collection(result: dict[str, Any]) -> str:
         for name, rate in r["steps_per_second"].items()
     ]
     return table(["world", "teams", "agents", "side", "environment steps/s", "of the bare simulator"], rows)
+
+
+STEPPING = """Environment steps a second, summed over {copies} copies; medians of {runs} runs in turn. Fragments:
+{workers} of our workers act and step by themselves, 25 rows at a time; step: the same workers, one round trip a step.
+All sides step the same worlds. Ratios are means over runs of neighbouring measurements, with their one-sided 95 % lower
+bound.
+"""
+
+
+def stepping(result: dict[str, Any]) -> str:
+    """Every way's speed, and what our fragments are to one process and to the best peer."""
+    rows = []
+    for case in result["cases"]:
+        speeds = {name: f"{statistics.median(rates):,.0f}" for name, rates in case["steps_per_second"].items()}
+        against = case.get("to_best_peer")
+        rows.append(
+            [
+                case["world"], case["n_agents"], case["who"],
+                *(speeds.get(name, "-") for name in SIDES),
+                _ratio(case["to_one_process"]),
+                f"{_ratio(against)}, {against['peer']}" if against else "-",
+            ]
+        )  # fmt: skip
+    head = ["world", "agents", "acting", *SIDES, "fragments to one process", "to the best peer"]
+    runs = len(result["cases"][0]["steps_per_second"]["fragments"])
+    peers = result["cases"][0]["versions"]
+    told = f"\nPeers: {', '.join(f'{name} {version}' for name, version in peers.items())}.\n" if peers else ""
+    return STEPPING.format(runs=runs, **result) + "\n" + table(head, rows) + told
+
+
+SIDES = ("one process", "step", "fragments", "supersuit", "torchrl", "pipes")
+
+
+def _ratio(ratio: dict[str, Any]) -> str:
+    return f"{ratio['mean']:.2f} (from {ratio['lower_bound']:.2f})"
 
 
 if __name__ == "__main__":

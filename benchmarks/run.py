@@ -1,5 +1,5 @@
-"""`make bench`: graphs, kernels, collection and training, each beside its peer, one after another; where a CUDA device
-is present, the same there."""
+"""`make bench`: graphs, kernels, collection, stepping and training, each beside its peer, one after another; where a
+CUDA device is present, all but stepping there too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ import torch
 HERE = Path(__file__).resolve().parent
 
 
-ON_CPU: list[tuple[str, list[str]]] = [("graphs", []), ("kernels", []), ("collection", []), ("training", [])]
+ON_CPU: list[tuple[str, list[str]]] = [
+    ("graphs", []),
+    ("kernels", []),
+    ("collection", []),
+    ("stepping", []),
+    ("training", []),
+]
 RESULTS = HERE / "results"
 ON_CUDA: list[tuple[str, list[str]]] = [
     ("graphs", ["--device", "cuda"]),

@@ -91,6 +91,7 @@ class Peers:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,
             env={**os.environ, "PYTHONPATH": str(HERE.parent)},
         )
         self.versions: dict[str, str] = json.loads(self._read())
@@ -100,6 +101,12 @@ class Peers:
         self.process.stdin.write(f"{side} {seconds}\n")
         self.process.stdin.flush()
         return float(self._read())
+
+    def close(self) -> None:
+        """Without more to read, it goes and takes its processes along."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(10)
 
     def _read(self) -> str:
         assert self.process.stdout is not None
@@ -138,7 +145,7 @@ def measure(world: str, who: str, given: argparse.Namespace) -> dict[str, Any]:
     if peers:
         best = max(PEERS, key=lambda name: statistics.mean(rates[name]))
         result["to_best_peer"] = {"peer": best, **ratios(rates["fragments"], rates[best])}
-        peers.process.kill()
+        peers.close()
     return result
 
 

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -121,8 +122,71 @@ def test_ours_never_sees_more_frames_than_the_peer(training, monkeypatch):
 
 def test_make_bench_measures_the_same_on_cuda_where_there_is_one(monkeypatch):
     run = module("run")
-    assert [name for name, _ in run.plan(cuda=False)] == ["graphs", "kernels", "collection", "training"]
-    there = run.plan(cuda=True)[4:]
+    assert [name for name, _ in run.plan(cuda=False)] == ["graphs", "kernels", "collection", "stepping", "training"]
+    there = run.plan(cuda=True)[5:]
     assert [name for name, _ in there] == ["graphs", "kernels", "collection", "training"]
     assert all(given[:2] == ["--device", "cuda"] for _, given in there)
     assert there[2][1][2:5] == ["--num-envs", "4096", "32768"]
+
+
+# Stepping
+
+
+@pytest.fixture
+def stepping(monkeypatch, tmp_path):
+    """The benchmark of stepping, whose sides have rates that are known; the peers' grow from run to run."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    loaded = module("stepping")
+    rates = {"supersuit": 100.0, "torchrl": 50.0, "pipes": 125.0}
+
+    class Peers:
+        versions: ClassVar = {"torchrl": "1"}
+
+        def __init__(self, *given):
+            pass
+
+        def rate(self, side, seconds):
+            rates[side] += 25.0
+            return rates[side]
+
+        def close(self):
+            pass
+
+    told = {"one process": 100.0, "step": 120.0, "fragments": 200.0}
+    monkeypatch.setattr(loaded, "Peers", Peers)
+    monkeypatch.setattr(loaded, "ours", lambda *given: {name: lambda v=value: v for name, value in told.items()})
+    monkeypatch.setattr(loaded, "rate", lambda collect, seconds: collect())
+    monkeypatch.setattr(loaded, "PEER", BENCHMARKS)
+    loaded.out = tmp_path / "stepping.json"
+    return loaded
+
+
+def measured(stepping, monkeypatch, *options):
+    words = ["stepping.py", "--peer", str(BENCHMARKS), "--out", str(stepping.out), "--runs", "2", *options]
+    monkeypatch.setattr(sys, "argv", words)
+    stepping.main()
+    return json.loads(stepping.out.read_text())
+
+
+def test_a_case_measured_anew_keeps_the_others_and_all_stay_in_order(stepping, monkeypatch):
+    first = measured(stepping, monkeypatch, "--only", "butterfly/pistonball:random")
+    both = measured(stepping, monkeypatch, "--only", "sisl/pursuit:network")
+    assert [(case["world"], case["who"]) for case in both["cases"]] == [
+        ("sisl/pursuit", "network"),
+        ("butterfly/pistonball", "random"),
+    ]
+    assert both["cases"][1] == first["cases"][0]
+
+
+def test_fragments_are_held_against_the_best_peer_of_the_same_runs_by_a_lower_bound(stepping, monkeypatch):
+    (case,) = measured(stepping, monkeypatch, "--only", "sisl/pursuit:random")["cases"]
+    assert case["steps_per_second"]["pipes"] == [175.0, 200.0], "the first measurement only warms up"
+    assert case["to_one_process"] == {"mean": 2.0, "lower_bound": 2.0}
+    best = case["to_best_peer"]
+    ratios = [200 / 175, 200 / 200]
+    # Two runs: Student's t with one degree of freedom is 6.314, the mean's error half their difference.
+    low = sum(ratios) / 2 - 6.314 * (ratios[0] - ratios[1]) / 2
+    assert best["peer"] == "pipes" and best["mean"] == pytest.approx(sum(ratios) / 2)
+    assert best["lower_bound"] == pytest.approx(low)
+    text = module("page").stepping(json.loads(stepping.out.read_text()))
+    assert "| sisl/pursuit | 8 | random | 100 | 120 | 200 | 162 | 112 | 188 | 2.00 (from 2.00) | 1.07 (from" in text

@@ -183,6 +183,7 @@ class ParallelTeamEnv:
         self._backend.collect(T, policy.key, policy.epsilon)
         fragment = assemble(ours, self._fragment, policy, self._kind, before, self._backend.take_lost())
         self._remember_rows(T)
+        self._backend.give_back()
         return fragment, self._observe()
 
     @property

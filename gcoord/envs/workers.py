@@ -35,6 +35,8 @@ from gcoord.envs.spaces import Layout
 
 BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from gcoord.envs.workers import serve; serve()"
 SINGLE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+# Bytes above which a fragment's memory is given back while its rows are learnt from.
+LARGE = 2**28
 Finalizer = weakref.finalize
 
 
@@ -69,6 +71,7 @@ class Workers:
         self._owed = [False] * count
         # How a worker that is started again learns what the others were told of fragments; None before.
         self._planned: tuple[bytes, Any] | None = None
+        self._memory: mmap.mmap | None = None
         # The finalizer also runs at the interpreter's exit; it must not hold `self`.
         self._finalizer = Finalizer(
             self, _stop, self._processes, self._pipes, self._lifelines, self._files, os.getpid()
@@ -122,7 +125,8 @@ class Workers:
         failure = self._all(*self._planned, closes=False)
         if failure is not None:
             self._planned = None
-        return lay_out(fields, mmap.mmap(file, size)), "" if failure is None else str(failure)
+        self._memory = mmap.mmap(file, size)
+        return lay_out(fields, self._memory), "" if failure is None else str(failure)
 
     def collect(self, steps: int, key: int, epsilon: float) -> None:
         """A fragment of every copy."""
@@ -131,6 +135,11 @@ class Workers:
         progress[:] = 0
         self._all(b"f", (steps, key, epsilon))
         progress[:] = 0
+
+    def give_back(self) -> None:
+        """Lets go of what a large fragment took; every field of it is written anew by the next."""
+        if self._memory is not None and len(self._memory) > LARGE and hasattr(mmap, "MADV_REMOVE"):
+            self._memory.madvise(mmap.MADV_REMOVE)
 
     def take_lost(self) -> np.ndarray:
         """[B] bool: copies whose worker was started again since the last call."""
@@ -185,8 +194,11 @@ class Workers:
 
     def _catch_up(self) -> None:
         """Reads the answers that a call left behind when Ctrl-C interrupted it."""
-        if any(self._owed):
-            self._gather()
+        # Who died meanwhile is found out when it is told something next.
+        _, failure = self._gather()
+        if failure is not None:
+            self.close()
+            raise failure
 
     def _send(self, w: int, *messages: Any) -> bool:
         """Sends tokens as they are, all else pickled; False where nobody is there to read."""

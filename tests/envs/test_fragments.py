@@ -176,6 +176,20 @@ def test_single_steps_and_fragments_of_the_same_world_may_take_turns() -> None:
     env.close()
 
 
+def test_a_large_fragments_memory_is_given_back_once_its_rows_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gcoord.envs.workers.LARGE", 0)
+    env = toy(3, 1, **DEATHS)
+    recipe = policy(env, memory=True)
+    agent = agent_of(recipe)
+    collector, other = Collector(env, 5, recipe), Collector(toy(3, 0, **DEATHS), 5)
+    asked: Any = ByShare(agent, shares(env))
+    assert isinstance(env._backend, Workers)
+    for _ in range(2):
+        same(collector.collect(agent, 7), other.collect(asked, 7))
+        assert os.fstat(env._backend._files[1]).st_blocks == 0
+    env.close()
+
+
 def test_workers_act_with_one_thread_each() -> None:
     env = toy(2, 1, "Threads")
     recipe = policy(env)
