@@ -1,7 +1,8 @@
 """Stepping PettingZoo worlds on several cores: fragments in our workers, beside SuperSuit, TorchRL and plain pipes.
 
 `python benchmarks/stepping.py` measures pursuit (8 agents) and pistonball (10 agents, pictures), 8 copies, 2 workers,
-with random actions and with a small network, and writes benchmarks/results/stepping.json. All step the same worlds
+with random actions and with a small network, and writes benchmarks/results/stepping.json: steps a second on the clock,
+and by processor time (see processor_time.py), which other work on the machine disturbs less. All step the same worlds
 (gcoord's quicker ones) and act by benchmarks/small_policy.py. Sides take turns, `--seconds` each, `--runs` times: a
 run's ratios are of neighbours in time. `--only sisl/pursuit:random` measures one case (about two minutes) and keeps
 the others' results. The peers run in an interpreter of their own (benchmarks/peers/setup_stepping.sh, or `--peer`).
@@ -15,13 +16,13 @@ import math
 import os
 import statistics
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from machine import about
+from processor_time import descendants, rates
 from small_policy import SmallPolicy
 
 from gcoord.checkpoint import whole_file
@@ -45,10 +46,11 @@ def lower_bound(values: list[float]) -> float:
     return statistics.mean(values) - T[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
 
 
-def ours(world: str, who: str, seed: int) -> dict[str, Callable[[], int]]:
-    """Our sides: each call collects STEPS rows of every copy and gives the number of environment steps."""
+def ours(world: str, who: str, seed: int) -> dict[str, tuple[Callable[[], int], set[int]]]:
+    """Our sides, and the processes of each: a call collects STEPS rows of every copy and gives how many that are."""
     sides = {}
     for name, workers, there in (("one process", 0, False), ("step", WORKERS, False), ("fragments", WORKERS, True)):
+        others = descendants(os.getpid())
         env: Any = make_env(world, num_envs=COPIES, seed=seed, workers=workers, **WORLDS[world])
         given = {"own": env.spec.own, "n_actions": env.spec.n_actions, "who": who}
         agent: Any = SmallPolicy(**given).eval()
@@ -58,16 +60,8 @@ def ours(world: str, who: str, seed: int) -> dict[str, Callable[[], int]]:
             collector.collect(agent, STEPS)
             return COPIES * STEPS
 
-        sides[name] = collect
+        sides[name] = collect, descendants(os.getpid()) - others
     return sides
-
-
-def rate(collect: Callable[[], int], seconds: float) -> float:
-    """Environment steps a second, summed over copies."""
-    began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        count += collect()
-    return count / (time.perf_counter() - began)
 
 
 class Peers:
@@ -96,11 +90,13 @@ class Peers:
         )
         self.versions: dict[str, str] = json.loads(self._read())
 
-    def rate(self, side: str, seconds: float) -> float:
+    def rates(self, side: str, seconds: float) -> tuple[float, float]:
+        """As `processor_time.rates`."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{side} {seconds}\n")
         self.process.stdin.flush()
-        return float(self._read())
+        clock, processor = json.loads(self._read())
+        return clock, processor
 
     def close(self) -> None:
         """Without more to read, it goes and takes its processes along."""
@@ -118,34 +114,39 @@ class Peers:
 
 def measure(world: str, who: str, given: argparse.Namespace) -> dict[str, Any]:
     """One case: every side's rates in each run, and what our fragments are to one process and to the best peer."""
-    peers = Peers(given.peer, world, who, given.seed) if given.peer.exists() else None
     sides = ours(world, who, given.seed)
-    timed: dict[str, Callable[[float], float]] = {
-        name: lambda seconds, collect=collect: rate(collect, seconds) for name, collect in sides.items()
+    peers = Peers(given.peer, world, who, given.seed) if given.peer.exists() else None
+    timed: dict[str, Callable[[float], tuple[float, float]]] = {
+        name: lambda seconds, side=side: rates(side[0], seconds, side[1]) for name, side in sides.items()
     }
     for name in PEERS if peers else ():
-        timed[name] = lambda seconds, name=name: peers.rate(name, seconds)
+        timed[name] = lambda seconds, name=name: peers.rates(name, seconds)
     for one in timed.values():
         one(0.5)
-    rates: dict[str, list[float]] = {name: [] for name in timed}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in timed}
     for _ in range(given.runs):
         for name, one in timed.items():
-            rates[name].append(one(given.seconds))
+            found[name].append(one(given.seconds))
+    if peers:
+        peers.close()
     result: dict[str, Any] = {
         "world": world,
         "who": who,
         **WORLDS[world],
         "seed": given.seed,
         "seconds": given.seconds,
-        "steps_per_second": rates,
         "versions": peers.versions if peers else {},
-        "to_one_process": ratios(rates["fragments"], rates["one process"]),
-        "to_step_by_step": ratios(rates["fragments"], rates["step"]),
     }
-    if peers:
-        best = max(PEERS, key=lambda name: statistics.mean(rates[name]))
-        result["to_best_peer"] = {"peer": best, **ratios(rates["fragments"], rates[best])}
-        peers.close()
+    for column, clock in enumerate(("clock", "processor_time")):
+        by = {name: [pair[column] for pair in pairs] for name, pairs in found.items()}
+        result[clock] = {
+            "steps_per_second": by,
+            "to_one_process": ratios(by["fragments"], by["one process"]),
+            "to_step_by_step": ratios(by["fragments"], by["step"]),
+        }
+        if peers:
+            best = max(PEERS, key=lambda name: statistics.mean(by[name]))
+            result[clock]["to_best_peer"] = {"peer": best, **ratios(by["fragments"], by[best])}
     return result
 
 
@@ -174,9 +175,11 @@ def main() -> None:
         report = {**about(), "threads": torch.get_num_threads(), "copies": COPIES, "workers": WORKERS, "cases": kept}
         with whole_file(given.out) as aside:
             aside.write_text(json.dumps(report, indent=1) + "\n")
-        speeds = ", ".join(f"{name} {statistics.median(each):,.0f}" for name, each in found["steps_per_second"].items())
-        print(f"{case}, steps/s: {speeds}; to one process {found['to_one_process']}", end="")
-        print(f", to the best peer {found.get('to_best_peer')}", flush=True)
+        for clock in ("clock", "processor_time"):
+            by = found[clock]
+            speeds = ", ".join(f"{n} {statistics.median(each):,.0f}" for n, each in by["steps_per_second"].items())
+            told = {name: ratio for name, ratio in by.items() if name.startswith("to_")}
+            print(f"{case} by {clock}, steps/s: {speeds}; {told}", flush=True)
 
 
 if __name__ == "__main__":

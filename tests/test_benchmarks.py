@@ -145,17 +145,17 @@ def stepping(monkeypatch, tmp_path):
         def __init__(self, *given):
             pass
 
-        def rate(self, side, seconds):
+        def rates(self, side, seconds):
             rates[side] += 25.0
-            return rates[side]
+            return rates[side], 2 * rates[side]
 
         def close(self):
             pass
 
     told = {"one process": 100.0, "step": 120.0, "fragments": 200.0}
     monkeypatch.setattr(loaded, "Peers", Peers)
-    monkeypatch.setattr(loaded, "ours", lambda *given: {name: lambda v=value: v for name, value in told.items()})
-    monkeypatch.setattr(loaded, "rate", lambda collect, seconds: collect())
+    monkeypatch.setattr(loaded, "ours", lambda *given: {name: (value, {}) for name, value in told.items()})
+    monkeypatch.setattr(loaded, "rates", lambda rate, seconds, workers: (rate, 3 * rate))
     monkeypatch.setattr(loaded, "PEER", BENCHMARKS)
     loaded.out = tmp_path / "stepping.json"
     return loaded
@@ -180,13 +180,17 @@ def test_a_case_measured_anew_keeps_the_others_and_all_stay_in_order(stepping, m
 
 def test_fragments_are_held_against_the_best_peer_of_the_same_runs_by_a_lower_bound(stepping, monkeypatch):
     (case,) = measured(stepping, monkeypatch, "--only", "sisl/pursuit:random")["cases"]
-    assert case["steps_per_second"]["pipes"] == [175.0, 200.0], "the first measurement only warms up"
-    assert case["to_one_process"] == {"mean": 2.0, "lower_bound": 2.0}
-    best = case["to_best_peer"]
+    assert case["clock"]["steps_per_second"]["pipes"] == [175.0, 200.0], "the first measurement only warms up"
+    assert case["clock"]["to_one_process"] == {"mean": 2.0, "lower_bound": 2.0}
+    assert case["processor_time"]["to_best_peer"]["mean"] == pytest.approx(1.5 * case["clock"]["to_best_peer"]["mean"])
+    best = case["clock"]["to_best_peer"]
     ratios = [200 / 175, 200 / 200]
     # Two runs: Student's t with one degree of freedom is 6.314, the mean's error half their difference.
     low = sum(ratios) / 2 - 6.314 * (ratios[0] - ratios[1]) / 2
     assert best["peer"] == "pipes" and best["mean"] == pytest.approx(sum(ratios) / 2)
     assert best["lower_bound"] == pytest.approx(low)
     text = module("page").stepping(json.loads(stepping.out.read_text()))
-    assert "| sisl/pursuit | 8 | random | 100 | 120 | 200 | 162 | 112 | 188 | 2.00 (from 2.00) | 1.07 (from" in text
+    assert (
+        "| sisl/pursuit | 8 | random | clock | 100 | 120 | 200 | 162 | 112 | 188 | 2.00 (from 2.00) | 1.07 (from"
+        in text
+    )

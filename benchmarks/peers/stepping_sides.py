@@ -1,7 +1,8 @@
 """SuperSuit, TorchRL and plain pipes step the worlds of benchmarks/stepping.py, in the peers' own interpreter.
 
 `python stepping_sides.py '{"world": ..., "maker": ..., "kwargs": ..., "copies": 8, "workers": 2, "who": ...}'` builds
-all three, prints a line of JSON with versions, and answers each line `SIDE SECONDS` with environment steps a second.
+all three, prints a line of JSON with versions, and answers each line `SIDE SECONDS` with environment steps a second,
+on the clock and by processor time.
 The worlds are gcoord's quicker ones, found by PYTHONPATH: what differs is how they are stepped.
 """
 
@@ -14,9 +15,8 @@ import multiprocessing
 import os
 import signal
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,11 +25,10 @@ import torch
 from pettingzoo import ParallelEnv
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from processor_time import descendants, rates
 from small_policy import SmallPolicy
 
 from gcoord.envs.recipe import find_function
-
-Step = Callable[[], None]
 
 
 class Plain(ParallelEnv):
@@ -143,15 +142,6 @@ def stacked(seen: dict[str, Any], names: list[str]) -> np.ndarray:
 SIDES = {"supersuit": supersuit_side, "torchrl": torchrl_side, "pipes": pipes_side}
 
 
-def rate(step: Iterator[None], copies: int, seconds: float) -> float:
-    """Environment steps a second, summed over copies."""
-    began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        next(step)
-        count += copies
-    return count / (time.perf_counter() - began)
-
-
 def main() -> None:
     warnings.filterwarnings("ignore")
     os.environ["SDL_VIDEODRIVER"] = "dummy"
@@ -162,14 +152,22 @@ def main() -> None:
         tuple(probe.observation_space(first).shape), int(probe.action_space(first).n), given["who"]
     ).eval()
     probe.close()
-    running = {name: side(given, policy) for name, side in SIDES.items()}
-    for side in running.values():
+    running: dict[str, tuple[Iterator[None], set[int]]] = {}
+    for name, make in SIDES.items():
+        others, side = descendants(os.getpid()), make(given, policy)
         next(side)
+        running[name] = side, descendants(os.getpid()) - others
     packages = ("torch", "torchrl", "tensordict", "supersuit", "pettingzoo", "gymnasium", "numpy")
     print(json.dumps({name: importlib.metadata.version(name) for name in packages}), flush=True)
     for line in sys.stdin:
         name, seconds = line.split()
-        print(rate(running[name], given["copies"], float(seconds)), flush=True)
+        side, workers = running[name]
+
+        def step(side: Iterator[None] = side) -> int:
+            next(side)
+            return int(given["copies"])
+
+        print(json.dumps(rates(step, float(seconds), workers)), flush=True)
     # The sides' own processes are of this one's group: all go at once, and nobody is waited for.
     os.killpg(0, signal.SIGKILL)
 

@@ -30,6 +30,7 @@ from gcoord.trajectory import Observation, Step
 
 SEEN = ("own", "alive", "position", "entities", "entity_position", "entity_present", "hears", "available")
 EARNED = ("reward", "terminated", "truncated", "valid", "metrics")
+MASK = 2**64 - 1
 Table = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
@@ -96,9 +97,12 @@ def observed(arrays: Mapping[str, Tensor], kind: Tensor, scale: float | None) ->
 
 
 def stream(key: int) -> int:
-    """The seed of what is drawn in a row whose first copy has this key."""
+    """The seed of what is drawn in a row whose first copy has this key: splitmix64's mix of it, upper half."""
     # The generator reads 32 bits only: keys that are close, or far apart by a multiple of 2^32, must not meet.
-    return int(np.random.SeedSequence(key).generate_state(1)[0])
+    z = (key + 0x9E3779B97F4A7C15) & MASK
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & MASK
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & MASK
+    return (z ^ z >> 31) >> 32
 
 
 class Actor:
@@ -119,6 +123,10 @@ class Actor:
             name: array[:, self.rows] for name, array in fragment.items() if not name.startswith("weight ")
         }
         self.kind = torch.tensor(plan.layout.kind).expand(len(rows), -1)
+        # Made once over the arrays themselves, as making one costs as much as a quick world's step.
+        self.observation = observed(self.seen, self.kind, plan.scale)
+        self.scales = self.observation.own.data_ptr() != self.seen["own"].data_ptr()
+        self.offsets = torch.arange(len(rows))
         self.bounds = Bounds(plan.spec, plan.layout)
 
     @torch.no_grad()
@@ -132,12 +140,9 @@ class Actor:
                 fragment[name][t] = world[name]
             start = key + t * self.plan.spec.num_envs + first
             torch.default_generator.manual_seed(stream(start))
-            acted = self.policy.act(
-                observed(self.seen, self.kind, self.plan.scale),
-                memory,
-                key=torch.arange(start, start + len(self.kind)),
-                epsilon=epsilon,
-            )
+            if self.scales:
+                self.observation.own.copy_(self.seen["own"]).div_(self.plan.scale)
+            acted = self.policy.act(self.observation, memory, key=self.offsets + start, epsilon=epsilon)
             given = acted.action.numpy()
             over = [copy.done for copy in self.copies.copies]
             world["action"][:] = self.bounds.within(given, world["alive"] & ~np.array(over)[:, None], first)
