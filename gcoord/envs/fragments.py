@@ -125,7 +125,8 @@ class Actor:
         self.kind = torch.tensor(plan.layout.kind).expand(len(rows), -1)
         # Made once over the arrays themselves, as making one costs as much as a quick world's step.
         self.observation = observed(self.seen, self.kind, plan.scale)
-        self.scales = self.observation.own.data_ptr() != self.seen["own"].data_ptr()
+        scaled = self.observation.own.data_ptr() != self.seen["own"].data_ptr()
+        self.scale = plan.scale if scaled else None
         self.offsets = torch.arange(len(rows))
         self.bounds = Bounds(plan.spec, plan.layout)
 
@@ -140,8 +141,8 @@ class Actor:
                 fragment[name][t] = world[name]
             start = key + t * self.plan.spec.num_envs + first
             torch.default_generator.manual_seed(stream(start))
-            if self.scales:
-                self.observation.own.copy_(self.seen["own"]).div_(self.plan.scale)
+            if self.scale is not None:
+                self.observation.own.copy_(self.seen["own"]).div_(self.scale)
             acted = self.policy.act(self.observation, memory, key=self.offsets + start, epsilon=epsilon)
             given = acted.action.numpy()
             over = [copy.done for copy in self.copies.copies]
