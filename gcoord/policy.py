@@ -22,6 +22,7 @@ from torch import Tensor
 from gcoord.checkpoint import sync_folder, write_synced
 from gcoord.conf import build
 from gcoord.models.agent import Agent
+from gcoord.models.dropout import DropOut
 from gcoord.spec import TeamSpec
 from gcoord.trajectory import Observation
 
@@ -39,6 +40,13 @@ def make_agent(parts: dict[str, Any], spec: TeamSpec, trust: Sequence[str] | Non
     topology = build(parts["topology"], trust=trusted)
     body = build(parts["model"], trust=trusted)(spec, topology)
     return Agent(body, partial(build(parts["head"], trust=trusted), spec))
+
+
+def make_actor(parts: dict[str, Any], spec: TeamSpec, dropout: DropOut | None) -> Agent:
+    """What a worker process collects with: an agent of any parts, who leaves out what the learner's does."""
+    agent = make_agent(parts, spec)
+    agent.body.dropout = dropout
+    return agent
 
 
 class Policy:

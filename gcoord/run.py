@@ -273,7 +273,7 @@ def build(cfg: DictConfig) -> Run:
         if cfg.fine_tune.train == "heads":
             learner.freeze_bodies()
         if collects:
-            policy = ("gcoord.policy:make_agent", {"parts": parts, "spec": specs[0]})
+            policy = ("gcoord.policy:make_actor", {"parts": parts, "spec": specs[0], "dropout": dropout or None})
             there = policy if cfg.collect == "worker" else None
             collectors = [Collector(world, cfg.seed * 1_009 + i, there) for i, world in enumerate(worlds)]
             source: Source = conf.build(cfg.source)(learner=learner, collectors=collectors, seed=cfg.seed)

@@ -25,15 +25,19 @@ from gcoord.envs.fragments import stream
 from gcoord.envs.parallel import ParallelTeamEnv
 from gcoord.envs.workers import Workers
 from gcoord.models.agent import Acted, Agent
-from gcoord.policy import make_agent
+from gcoord.models.dropout import DropOut
+from gcoord.policy import make_actor
 from gcoord.train import train, validate
 from gcoord.trajectory import Observation, Trajectory, learns, resets
 
 Policy = tuple[str, dict[str, Any]]
 
 
-def policy(env: ParallelTeamEnv, head: str = "policy_head", memory: bool = False, drop: float = 0.0) -> Policy:
+def policy(
+    env: ParallelTeamEnv, head: str = "policy_head", memory: bool = False, drop: float = 0.0, left_out: float = 0.0
+) -> Policy:
     """What `run.build` would give the collectors."""
+    dropout = DropOut(agents=left_out) or None
     part = {"_partial_": True}
     encoder = {"_target_": "gcoord.models.GraphEncoder", "dim": 16, "heads": 2, **part}
     model: dict[str, Any] = {"_target_": "gcoord.models.agent.Body", "encoder": encoder, **part}
@@ -42,12 +46,12 @@ def policy(env: ParallelTeamEnv, head: str = "policy_head", memory: bool = False
     complete = {"_target_": "gcoord.graph.Complete"}
     topology = {"_target_": "gcoord.graph.Lossy", "topology": complete, "drop": drop} if drop else complete
     parts = {"topology": topology, "model": model, "head": {"_target_": f"gcoord.models.kinds.{head}", **part}}
-    return "gcoord.policy:make_agent", {"parts": parts, "spec": env.spec}
+    return "gcoord.policy:make_actor", {"parts": parts, "spec": env.spec, "dropout": dropout}
 
 
 def agent_of(made: Policy) -> Agent:
     """Made sure of itself, so that what it does depends on all that it sees."""
-    agent = make_agent(**made[1]).eval()
+    agent = make_actor(**made[1]).eval()
     with torch.no_grad():
         for weight in agent.head.parameters():
             weight.add_(torch.randn_like(weight))
@@ -129,9 +133,9 @@ def test_with_one_worker_a_fragment_is_that_of_the_collector_itself_given_the_sa
     there.close()
 
 
-def test_no_policy_is_older_than_its_fragment() -> None:
+def test_no_policy_is_older_than_its_fragment_and_workers_hear_whom_the_learner_hears() -> None:
     env = toy(4, 1, **DEATHS)
-    recipe = policy(env, memory=True)
+    recipe = policy(env, memory=True, left_out=0.4)
     agent = agent_of(recipe)
     collector = Collector(env, 0, recipe)
     for _ in range(3):
