@@ -267,12 +267,13 @@ class Collector:
     def _count(self, fragment: Fragment) -> None:
         """The episodes of a fragment, row by row."""
         steps = fragment.steps
-        earned, done = self.episodes.earned(steps.seen.alive, steps.reward, steps.valid), steps.done
+        team, own, acts = self.episodes.earned(steps.seen.alive, steps.reward, steps.valid)
+        valid, done = steps.valid, steps.done
         metrics = {name: fragment.metrics[name] for name in self.spec.metrics}
         ends = done.any(-1).tolist()
         for t, end in enumerate(ends):
             row = {name: values[t] for name, values in metrics.items()}
-            figures = self.episodes.add_row(*(part[t] for part in earned), steps.valid[t], done[t], row)
+            figures = self.episodes.add_row(team[t], own[t], acts[t], valid[t], done[t], row)
             if end:
                 self._end(done[t], figures)
 
