@@ -22,7 +22,8 @@ def page() -> str:
     """The page's text."""
     parts = [HEAD]
     for name, title, body in (
-        ("training", "Training, beside BenchMARL", training),
+        ("training", "Training speed, beside BenchMARL", training),
+        ("learning", "Learning, beside BenchMARL", training),
         ("kernels", "Relation kernel, beside PyG's layers", kernels),
         ("graphs", "Graph building, beside brute force", graphs),
         ("collection", "Collection, beside the bare simulator", collection),
