@@ -359,6 +359,6 @@ def test_figures_of_the_manifest_are_those_of_the_episodes(tmp_path):
     (entry,) = read_manifest(tmp_path)["shards"]
     (shard,) = Dataset(tmp_path).shards
     running = Episodes(shard.spec.with_(num_envs=1), "cpu")
-    assert set(figures) == {"return", "return_per_agent", "length", *running.metrics}
+    assert set(figures) == {"return", "return_per_agent", "return_worst_agent", "length", *running.metrics}
     assert entry["figures"] == figures and entry["frames"] == shard.frames
     assert figures["length"] == pytest.approx(shard.frames / 6)

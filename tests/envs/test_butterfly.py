@@ -13,6 +13,7 @@ import gcoord
 from gcoord.data.collect import play, random_actions
 from gcoord.envs import check_team_env
 from gcoord.envs.butterfly import cooperative_pong, pistonball
+from gcoord.envs.copies import episode_seed
 from gcoord.envs.zombies import knights_archers_zombies
 from gcoord.spec import Continuous, Discrete
 
@@ -81,7 +82,7 @@ def test_pictures_are_supersuits_of_the_raw_world(factory: Any, name: str, kwarg
     env = factory(n_agents=n, view="image", workers=0, **kwargs)
     theirs = seen_by_supersuit(raw(name, **kwargs, **same))
     seen = env.reset(2)
-    raw_seen, _ = theirs.reset(seed=env._episode_seed(0, 0))
+    raw_seen, _ = theirs.reset(seed=episode_seed(env._seed, 0, 0))
     act = random_actions(env.spec, 0)
     for _ in range(12):
         for i, agent in enumerate(theirs.possible_agents):
@@ -115,7 +116,7 @@ def test_slayers_see_the_raw_rows_and_are_paid_at_once() -> None:
     theirs = raw("knights_archers_zombies_v11", num_archers=3, num_knights=2, obs_method="vector-masked", **kwargs)
     names = theirs.possible_agents
     seen = env.reset(1)
-    raw_seen, _ = theirs.reset(seed=env._episode_seed(0, 0))
+    raw_seen, _ = theirs.reset(seed=episode_seed(env._seed, 0, 0))
     ours, raws, died = [], [], 0
     while True:
         for i, name in enumerate(names):

@@ -13,6 +13,7 @@ pytest.importorskip("pettingzoo")
 
 import gcoord
 from gcoord.conf import env_node, options_of
+from gcoord.envs.copies import episode_seed
 from gcoord.envs.native.export import NATIVE, as_parallel_env
 from gcoord.envs.parallel import parallel
 
@@ -59,7 +60,7 @@ def test_the_exported_world_is_the_world_itself(name: str) -> None:
         workers=0,
     )
     world = gcoord.make_env(f"native/{name}", 5, **options)
-    seen, expected = env.reset(0), world.reset(env._episode_seed(0, 0))
+    seen, expected = env.reset(0), world.reset(episode_seed(env._seed, 0, 0))
     generator = torch.Generator().manual_seed(0)
     for _ in range(12):
         assert torch.equal(seen.alive, expected.alive)

@@ -17,6 +17,7 @@ from gcoord.command import run_command
 from gcoord.conf import make_env, options_of
 from gcoord.data.collect import play, random_actions
 from gcoord.envs import TeamEnv, check_team_env, magent, magent_dgn
+from gcoord.envs.copies import episode_seed
 from gcoord.scaleup.playing import scripted
 from gcoord.train import train, validate
 
@@ -74,7 +75,7 @@ def test_the_world_is_the_raw_one_bit_for_bit_with_the_engines_positions(name: s
     env = world(name, max_cycles=steps, minimap=minimap, **options, **side)
     theirs = raw(name, max_cycles=steps, minimap_mode=minimap, **options)
     seen = env.reset(4)
-    raw_seen, _ = theirs.reset(seed=env._episode_seed(0, 0))
+    raw_seen, _ = theirs.reset(seed=episode_seed(env._seed, 0, 0))
     generator, engine = torch.Generator().manual_seed(0), theirs.env
     counts = torch.tensor([env.spec.actions[k].n for k in seen.kind[0]])
     # In the first step of an episode MAgent2's wrapper (0.3.4) hands every group the first group's actions, having

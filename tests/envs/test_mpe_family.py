@@ -12,6 +12,7 @@ import torch
 
 import gcoord
 from gcoord.envs import TeamEnv, check_team_env
+from gcoord.envs.copies import episode_seed
 from gcoord.envs.mpe_fixed import CARDS as FIXED
 from gcoord.envs.mpe_sides import CARDS as SIDES
 from gcoord.spec import Continuous, Discrete
@@ -47,7 +48,7 @@ def test_every_world_keeps_every_promise(name: str, continuous: bool) -> None:
 
 def beside(name: str, raw: Any, env: Any, steps: int = 20) -> Any:
     """Plays both alike; yields what is seen raw and by ours, after the rewards were found to be the same."""
-    seen, raw_seen = env.reset(3), raw.reset(seed=env._episode_seed(0, 0))[0]
+    seen, raw_seen = env.reset(3), raw.reset(seed=episode_seed(env._seed, 0, 0))[0]
     generator = torch.Generator().manual_seed(0)
     for _ in range(steps):
         yield raw_seen, seen

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gcoord.envs import check_team_env
+from gcoord.envs.copies import episode_seed
 from gcoord.envs.multiwalker import multiwalker
 from gcoord.spec import Continuous, Discrete
 
@@ -46,7 +47,7 @@ def test_it_is_the_raw_world_in_lengths_of_three_walkers_packages(n: int, kwargs
     quiet = {"position_noise": 0.0, "angle_noise": 0.0, **kwargs}
     env = multiwalker(n, density="arena", workers=0, **quiet)
     raw = raw_multiwalker(n_walkers=n, **quiet)
-    seen, raw_seen = env.reset(3), raw.reset(seed=env._episode_seed(0, 0))[0]
+    seen, raw_seen = env.reset(3), raw.reset(seed=episode_seed(env._seed, 0, 0))[0]
     generator = torch.Generator().manual_seed(1)
     walkers, deaths = raw.unwrapped.env.walkers, 0
     while raw.agents:

@@ -12,6 +12,7 @@ from short_runs import learn, learn_by_command
 import gcoord
 from gcoord.data.collect import play, random_actions
 from gcoord.envs import check_team_env
+from gcoord.envs.copies import episode_seed
 from gcoord.envs.single import cartpole, make, pendulum
 from gcoord.spec import Continuous, Discrete
 
@@ -36,7 +37,7 @@ def test_teams_of_one_keep_every_promise(factory: Any) -> None:
 def test_it_is_gymnasiums_own_environment(id: str) -> None:
     env, raw = make(id, workers=0), gymnasium.make(id)
     seen = env.reset(4)
-    raw_seen, _ = raw.reset(seed=env._episode_seed(0, 0))
+    raw_seen, _ = raw.reset(seed=episode_seed(env._seed, 0, 0))
     act = random_actions(env.spec, 0)
     for _ in range(15):
         np.testing.assert_array_equal(seen.own[0, 0].numpy(), raw_seen.astype(np.float32))

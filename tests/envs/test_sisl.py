@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gcoord.envs import TeamEnv, check_team_env
+from gcoord.envs.copies import episode_seed
 from gcoord.envs.sisl import make_pursuit, pursuit
 
 pytest.importorskip("pettingzoo.sisl")
@@ -54,7 +55,7 @@ def test_pursuit_is_the_raw_world_with_channels_first_and_positions_in_cells() -
     env = pursuit(n_agents=8, workers=0, num_envs=1)
     raw = raw_pursuit()
     seen = env.reset(5)
-    raw_seen, _ = raw.reset(seed=int(env._episode_seed(0, 0)))
+    raw_seen, _ = raw.reset(seed=int(episode_seed(env._seed, 0, 0)))
     generator = torch.Generator().manual_seed(0)
     for _ in range(10):
         for i, name in enumerate(raw.possible_agents):
