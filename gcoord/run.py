@@ -273,8 +273,8 @@ def build(cfg: DictConfig) -> Run:
         if cfg.fine_tune.train == "heads":
             learner.freeze_bodies()
         if collects:
-            policy = ("gcoord.policy:make_actor", {"parts": parts, "spec": specs[0], "dropout": dropout or None})
-            there = policy if cfg.collect == "worker" else None
+            asked = {"parts": parts, "spec": specs[0], "dropout": dropout or None, "mixed": PRECISIONS[cfg.precision]}
+            there = ("gcoord.policy:make_actor", asked) if cfg.collect == "worker" else None
             collectors = [Collector(world, cfg.seed * 1_009 + i, there) for i, world in enumerate(worlds)]
             source: Source = conf.build(cfg.source)(learner=learner, collectors=collectors, seed=cfg.seed)
         else:
@@ -310,13 +310,14 @@ def as_recorded(cfg: DictConfig, sizes: Sequence[int | None]) -> Sequence[int | 
 @contextmanager
 def judging(agent: Agent) -> Iterator[None]:
     """Within, an agent is as its saved policy will be: nothing is left out and everything in full precision."""
-    dropout, was_training = agent.body.dropout, agent.training
-    agent.body.dropout = None
+    body, was_training = agent.body, agent.training
+    dropout, mixed = body.dropout, body.mixed
+    body.dropout = body.mixed = None
     agent.eval()
     try:
         yield
     finally:
-        agent.body.dropout = dropout
+        body.dropout, body.mixed = dropout, mixed
         agent.train(was_training)
 
 

@@ -46,9 +46,8 @@ class Body(nn.Module):
         normalise: standardise `own` by running statistics of living agents (vector observations only).
 
     `dropout` (or None) is set by who trains: who is left out of every graph, for the collector as for the learner; who
-    evaluates takes it away. `mixed` (bfloat16, or None) is too: in train mode the encoder then computes in it under
-    autocast, for the collector as for the learner, so that both see the same policy; all else, and eval mode, is as the
-    weights are.
+    evaluates takes it away. `mixed` (bfloat16, or None) is too: the encoder then computes in it under autocast, for the
+    collector as for the learner, so that both see the same policy; all else is as the weights are.
     """
 
     mixed: torch.dtype | None = None
@@ -128,7 +127,7 @@ class Body(nn.Module):
         if self.names_kinds:
             kind = torch.where(seen.alive, seen.kind, 0)
             own = torch.cat([own, F.one_hot(kind, self.n_kinds).to(own.dtype)], -1)
-        if self.mixed is None or not self.training:
+        if self.mixed is None:
             out = self.encoder(own, graph, seen.entities, return_attention=attention)
             return out if attention else (out, None)
         with torch.autocast(own.device.type, self.mixed):
