@@ -42,7 +42,9 @@ def make_agent(parts: dict[str, Any], spec: TeamSpec, trust: Sequence[str] | Non
     return Agent(body, partial(build(parts["head"], trust=trusted), spec))
 
 
-def make_actor(parts: dict[str, Any], spec: TeamSpec, dropout: DropOut | None, mixed: torch.dtype | None = None) -> Agent:
+def make_actor(
+    parts: dict[str, Any], spec: TeamSpec, dropout: DropOut | None, mixed: torch.dtype | None = None
+) -> Agent:
     """What a worker process collects with: an agent of any parts, who leaves out what the learner's does and computes
     in the same precision."""
     agent = make_agent(parts, spec)
