@@ -165,7 +165,8 @@ def results(test: dict[str, dict[str, dict[str, float]]], run: runs.Run) -> Tabl
     table = Table(title=f"{run.cfg.evaluation.episodes} test episodes, the trained policy greedy", title_justify="left")
     figures = [name for name in next(iter(test.values()))["trained"] if name != "length"]
     for name in ("agents", "policy", *figures):
-        table.add_column(name, justify="left" if name == "policy" else "right")
+        # Words of a long name stand below each other.
+        table.add_column(name.replace("_", " "), justify="left" if name == "policy" else "right")
     for size, row in test.items():
         for who, values in row.items():
             table.add_row(size, who, *(f"{values[name]:.3f}" for name in figures))
