@@ -58,7 +58,25 @@ class KL(Divergence):
         return policy.kl(behaviour)
 
 
-class MMD(Divergence):
+class OfParts(Divergence):
+    """A divergence that measures numbers and points in a box each in their own way."""
+
+    def forward(self, policy: Choice, behaviour: Choice, h: Tensor, seen: Observation) -> Tensor:
+        if isinstance(policy, CategoricalChoice):
+            return self._of_numbers(policy, behaviour)
+        if isinstance(policy, MixedChoice):
+            numbers = self._of_numbers(policy.numbers, behaviour)
+            return torch.where(policy.is_discrete, numbers, self._of_points(policy, behaviour))
+        return self._of_points(policy, behaviour)
+
+    def _of_numbers(self, policy: CategoricalChoice, behaviour: Choice) -> Tensor:
+        raise NotImplementedError
+
+    def _of_points(self, policy: Choice, behaviour: Choice) -> Tensor:
+        raise NotImplementedError
+
+
+class MMD(OfParts):
     """Maximum mean discrepancy, as BEAR's (https://arxiv.org/abs/1906.00949, eq. 6 and appendix D).
 
         MMD^2 = E k(x, x') - 2 E k(x, y) + E k(y, y'),   x, x' ~ pi, y, y' ~ beta
@@ -94,14 +112,6 @@ class MMD(Divergence):
             raise ValueError(f"expected sigma above 0 and at least one sample (got {self.sigma} and {samples})")
         self.kernel, self.samples, self.numbers_only = kernel, samples, spec.discrete
 
-    def forward(self, policy: Choice, behaviour: Choice, h: Tensor, seen: Observation) -> Tensor:
-        if isinstance(policy, CategoricalChoice):
-            return self._of_numbers(policy, behaviour)
-        if isinstance(policy, MixedChoice):
-            numbers = self._of_numbers(policy.numbers, behaviour)
-            return torch.where(policy.is_discrete, numbers, self._of_points(policy, behaviour))
-        return self._of_points(policy, behaviour)
-
     @torch.no_grad()
     def figures(self, behaviour: Choice, mask: Tensor) -> dict[str, Tensor]:
         if self.numbers_only:
@@ -134,7 +144,7 @@ class MMD(Divergence):
         return float(_root(self.squared(x, y)).mean())
 
 
-class Wasserstein(Divergence):
+class Wasserstein(OfParts):
     """Wasserstein distance in closed form, where BRAC (https://arxiv.org/abs/1911.11361, section 4.2) has its dual.
 
     Numbers are all one apart: W = (1/2) sum_a |pi(a) - beta(a)|. In a box it is W_2 of the normals before tanh,
@@ -151,14 +161,6 @@ class Wasserstein(Divergence):
     def __init__(self, spec: TeamSpec, dim: int, samples: int = 5) -> None:
         super().__init__(spec, dim)
         self.samples = samples
-
-    def forward(self, policy: Choice, behaviour: Choice, h: Tensor, seen: Observation) -> Tensor:
-        if isinstance(policy, CategoricalChoice):
-            return self._of_numbers(policy, behaviour)
-        if isinstance(policy, MixedChoice):
-            numbers = self._of_numbers(policy.numbers, behaviour)
-            return torch.where(policy.is_discrete, numbers, self._of_points(policy, behaviour))
-        return self._of_points(policy, behaviour)
 
     def _of_numbers(self, policy: CategoricalChoice, behaviour: Choice) -> Tensor:
         return 0.5 * (policy.probs - probabilities(behaviour, self.samples)).abs().sum(-1)

@@ -79,7 +79,14 @@ class Body(nn.Module):
 
     def graph(self, seen: Observation, key: Tensor | None = None) -> AgentGraph:
         """The graph of an observation, with edge features where the encoder reads them."""
-        graph = self.topology(
+        graph = self.bare_graph(seen, key)
+        if self.dropout is not None:
+            graph = self.dropout(graph, key)
+        return self.with_geometry(graph, seen)
+
+    def bare_graph(self, seen: Observation, key: Tensor | None = None) -> AgentGraph:
+        """Who hears whom by the topology alone: nobody is left out, and edges have no features."""
+        return self.topology(
             seen.alive,
             position=seen.position,
             entity_present=seen.entity_present,
@@ -87,9 +94,6 @@ class Body(nn.Module):
             hears=seen.hears,
             key=key,
         )
-        if self.dropout is not None:
-            graph = self.dropout(graph, key)
-        return self.with_geometry(graph, seen)
 
     def with_geometry(self, graph: AgentGraph, seen: Observation) -> AgentGraph:
         """`graph` with the edge features of `seen`: who hears whom is kept, where they stand is new."""

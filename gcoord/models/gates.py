@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gcoord.models.attention import caps
-from gcoord.models.messages import Heard, Kernel, check_heads
+from gcoord.models.kernels import RelationKernel
+from gcoord.models.messages import Heard
 
 
 class Gate(nn.Module):
@@ -36,7 +37,7 @@ class Gate(nn.Module):
         return F.logsigmoid(self.score(F.relu(hidden)).squeeze(-1))
 
 
-class GatedKernel(Kernel):
+class GatedKernel(RelationKernel):
     """DGN's relation kernel (https://arxiv.org/abs/1810.09202) whose edges have learnt gates.
 
         alpha_ij^m = g_ij exp(l_ij^m) / (exp(l_ii^m) + sum_j g_ij exp(l_ij^m)),   l_ij^m = tau W_Q^m h_i . W_K^m h_j
@@ -51,6 +52,9 @@ class GatedKernel(Kernel):
         hidden: width of the gate's layer.
     """
 
+    # Lists stay lists, whatever the size of the team.
+    few = 0
+
     def __init__(
         self,
         dim: int,
@@ -63,11 +67,6 @@ class GatedKernel(Kernel):
         hidden: int = 32,
     ) -> None:
         super().__init__(dim, heads, edge_dim, in_dim, sender_dim, self_loop)
-        check_heads(dim, heads)
-        self.query = nn.Linear(self.in_dim, dim, bias=False)
-        self.key_value = nn.Linear(self.sender_dim, 2 * dim, bias=False)
-        self.edge = nn.Linear(edge_dim, 2 * dim, bias=False) if edge_dim else None
-        self.out = nn.Linear(dim, dim)
         self.gate = Gate(self.in_dim, self.sender_dim, edge_dim, hidden, openness)
 
     def aggregate(self, x: Tensor, senders: Tensor, graph: Heard, weigh: bool) -> tuple[Tensor, Tensor | None]:

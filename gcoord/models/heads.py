@@ -162,15 +162,19 @@ class TanhNormalChoice:
         return self._total(0.5 * (ratio + apart - 1) - self.log_std + other.log_std)
 
     def _action(self, u: Tensor) -> Tensor:
-        half = (self.high - self.low) / 2
-        # Rounding could step over a bound, hence the second clamp.
-        action = (self.low + half * (u.tanh() + 1)).clamp(self.low, self.high)
-        return action if self.used is None else torch.where(self.used, action, 0.0)
+        return in_box(u.tanh(), self.low, self.high, self.used)
 
     def _total(self, per_component: Tensor) -> Tensor:
         if self.used is not None:
             per_component = torch.where(self.used, per_component, 0.0)
         return per_component.sum(-1)
+
+
+def in_box(squashed: Tensor, low: Tensor, high: Tensor, used: Tensor | None) -> Tensor:
+    """Points within [-1, 1] as actions in the world's units, [*, N, n]; 0 in components that an agent lacks."""
+    # Rounding could step over a bound, hence the clamp.
+    action = (low + (high - low) / 2 * (squashed + 1)).clamp(low, high)
+    return action if used is None else torch.where(used, action, 0.0)
 
 
 class Categorical(nn.Module):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gcoord.models.heads import Choice, linear, precise
+from gcoord.models.heads import Choice, in_box, linear, precise
 
 
 class PointChoice:
@@ -55,9 +55,7 @@ class PointChoice:
         return -other.log_prob(self.mode()) if isinstance(other, PointChoice) else self.entropy() + torch.inf
 
     def _action(self, squashed: Tensor) -> Tensor:
-        half = (self.high - self.low) / 2
-        action = (self.low + half * (squashed + 1)).clamp(self.low, self.high)
-        return action if self.used is None else torch.where(self.used, action, 0.0)
+        return in_box(squashed, self.low, self.high, self.used)
 
 
 class TanhPoint(nn.Module):

@@ -190,14 +190,7 @@ class Disturbed(nn.Module):
         state = self.lots(state, key)
         late = queue[..., : self.kept] if self.condition.delay else None
         if graph is None:
-            graph = self.body.topology(
-                seen.alive,
-                position=seen.position,
-                entity_present=seen.entity_present,
-                entity_position=seen.entity_position,
-                hears=seen.hears,
-                key=key,
-            )
+            graph = self.body.bare_graph(seen, key)
         graph = self.cut(graph, seen, key, state, late)
         graph = graph.with_edge(self.edges(graph, seen, key, late))
         wire = self.wire

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from tensordict import TensorDict
@@ -26,6 +26,7 @@ from gcoord.envs.native.grid import (
 )
 from gcoord.envs.native.paths import Planner
 from gcoord.envs.native.pictures import Picture, cells
+from gcoord.envs.native.state import InTensors
 from gcoord.spec import Discrete, Reduction, TeamSpec
 from gcoord.trajectory import Observation, Outcome
 
@@ -35,7 +36,7 @@ _MOVE, _IDLE, _BUMP, _DONE = -0.3, -0.5, -2.0, 20.0  # PRIMAL's rewards
 OnTarget = Literal["nothing", "finish", "restart"]
 
 
-class Mapf:
+class Mapf(InTensors):
     """Agents on a grid with blocked cells each find their way to a goal of their own without sharing a cell.
 
     PRIMAL, https://arxiv.org/abs/1809.03531, by the rules of POGEMA, https://github.com/Cognitive-AI-Systems/pogema.
@@ -141,7 +142,7 @@ class Mapf:
         self._slot = torch.arange(n, device=self.device, dtype=BOARD).expand(num_envs, -1)
         self._generator = torch.Generator(self.device).manual_seed(seed)
         self._planner = Planner(self._padded, collisions)
-        self._state: dict[str, Tensor] = {}
+        self._state = {}
 
     def reset(self, seed: int | None = None) -> Observation:
         if seed is not None:
@@ -202,9 +203,6 @@ class Mapf:
         )
         return self._observe(), outcome
 
-    def close(self) -> None:
-        """Nothing to release."""
-
     def picture(self) -> Picture:
         """The first team's map: blocked cells, and the goals of those who live."""
         state, side = self._state, self._side
@@ -213,22 +211,13 @@ class Mapf:
         goals = self._place(state["goal"])[0][state["alive"][0]]
         return cells(blocked.cpu().numpy(), goals.cpu().numpy())
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "generator": self._generator.get_state(),
-            "state": {name: value.clone() for name, value in self._state.items()},
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def _check(self, state: dict[str, Tensor]) -> None:
         expected = (self.spec.num_envs, self.spec.n_agents, self._padded**2)
-        if state["state"]:
-            got = (*state["state"]["alive"].shape, state["state"]["board"].shape[1])
-            if got != expected:
-                raise ValueError(
-                    f"expected the state of {expected[:2]} teams and agents on {expected[2]} cells (got {got})"
-                )
-        self._generator.set_state(state["generator"].cpu())
-        self._state = {name: value.to(self.device, copy=True) for name, value in state["state"].items()}
+        got = (*state["alive"].shape, state["board"].shape[1])
+        if got != expected:
+            raise ValueError(
+                f"expected the state of {expected[:2]} teams and agents on {expected[2]} cells (got {got})"
+            )
 
     def scripted(self, observation: Observation) -> Tensor:
         """Everyone along a shortest way that it looks up on the whole map, giving way by `paths.Planner`'s rules; who

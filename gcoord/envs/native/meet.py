@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 
 from gcoord.envs.cards import Card
+from gcoord.envs.native.state import InTensors
 from gcoord.spec import Action, Continuous, Discrete, Reward, TeamSpec
 from gcoord.trajectory import Observation, Outcome
 
@@ -29,7 +28,7 @@ CARDS = {
 }
 
 
-class Meet:
+class Meet(InTensors):
     """Agents in the square [-1, 1]^2 meet at a point that each knows with probability one half, at least one always.
 
     own [position 2, whether it knows 1, the meeting point 2 or zeros]. An agent earns the distance it came closer in
@@ -111,7 +110,7 @@ class Meet:
         self._sizes = torch.tensor(_MOVES_OF, device=self.device)[kind].unsqueeze(-1)  # [N, 1]
         self._is_numbered = torch.tensor(self._numbered, device=self.device)[kind]  # [N]
         self._generator = torch.Generator(self.device).manual_seed(seed)
-        self._state: dict[str, Tensor] = {}
+        self._state = {}
 
     def reset(self, seed: int | None = None) -> Observation:
         if seed is not None:
@@ -163,21 +162,10 @@ class Meet:
         )
         return self._observe(), outcome
 
-    def close(self) -> None:
-        """Nothing to release."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "generator": self._generator.get_state(),
-            "state": {name: value.clone() for name, value in self._state.items()},
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def _check(self, state: dict[str, Tensor]) -> None:
         expected = (self.spec.num_envs, self.spec.n_agents)
-        if state["state"] and (got := tuple(state["state"]["alive"].shape)) != expected:
+        if (got := tuple(state["alive"].shape)) != expected:
             raise ValueError(f"expected the state of {expected[0]} teams of {expected[1]} (got {got})")
-        self._generator.set_state(state["generator"].cpu())
-        self._state = {name: value.to(self.device, copy=True) for name, value in state["state"].items()}
 
     def scripted(self, observation: Observation) -> Tensor:
         """Straight to the point that somebody alive knows, or to the lit post; solves the task."""

@@ -6,13 +6,13 @@ Symbols: B teams, N agents, R receivers, S senders, C candidates.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor
 
+from gcoord.envs.native.state import InTensors
 from gcoord.spec import Continuous, TeamSpec
 from gcoord.trajectory import Observation, Outcome
 
@@ -28,7 +28,7 @@ _CROWDED = 0.35
 _MOVES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
 
 
-class PointTeam:
+class PointTeam(InTensors):
     """What worlds of pushed points have in common: time, physics, resets by mask, saved states.
 
     A step adds the forces of pushes and contacts; speed falls by a quarter, gains `0.1 force`, is held to `max_speed`;
@@ -60,7 +60,7 @@ class PointTeam:
         self._moves = torch.tensor(_MOVES, device=self.device, dtype=torch.float32)  # [5, 2]
         self._alive = torch.ones(spec.num_envs, spec.n_agents, dtype=torch.bool, device=self.device)
         self._generator = torch.Generator(self.device).manual_seed(seed)
-        self._state: dict[str, Tensor] = {}
+        self._state = {}
 
     def reset(self, seed: int | None = None) -> Observation:
         if seed is not None:
@@ -112,21 +112,10 @@ class PointTeam:
         )
         return self._observe(), outcome
 
-    def close(self) -> None:
-        """Nothing to release."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "generator": self._generator.get_state(),
-            "state": {name: value.clone() for name, value in self._state.items()},
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def _check(self, state: dict[str, Tensor]) -> None:
         expected = (self.spec.num_envs, self.spec.n_agents)
-        if state["state"] and (got := tuple(state["state"]["position"].shape[:2])) != expected:
+        if (got := tuple(state["position"].shape[:2])) != expected:
             raise ValueError(f"expected the state of {expected[0]} teams of {expected[1]} (got {got})")
-        self._generator.set_state(state["generator"].cpu())
-        self._state = {name: value.to(self.device, copy=True) for name, value in state["state"].items()}
 
     def _draw(self) -> dict[str, Tensor]:
         raise NotImplementedError

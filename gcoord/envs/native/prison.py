@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 
 from gcoord.envs.cards import Card
+from gcoord.envs.native.state import InTensors
 from gcoord.spec import Continuous, Discrete, TeamSpec
 from gcoord.trajectory import Observation, Outcome
 
@@ -33,7 +34,7 @@ _BODIES = ((26, 40), (42, 40), (46, 46), (45, 48), (46, 32), (44, 54), (48, 48),
 _HEIGHT = 100  # px of the image
 
 
-class Prison:
+class Prison(InTensors):
     """Prisoners earn 1 each time they touch the wall they did not touch first, coming from the one they did.
 
     https://github.com/Farama-Foundation/PettingZoo/tree/1.17.0/pettingzoo/butterfly/prison. A wall is touched by a step
@@ -102,7 +103,7 @@ class Prison:
         self._corner = torch.stack([left, floor], -1)  # [N, 2]
         self._kind = torch.zeros(num_envs, n, dtype=torch.long, device=self.device)
         self._generator = torch.Generator(self.device).manual_seed(seed)
-        self._state: dict[str, Tensor] = {}
+        self._state = {}
 
     def reset(self, seed: int | None = None) -> Observation:
         if seed is not None:
@@ -155,21 +156,10 @@ class Prison:
         )
         return self._observe(), outcome
 
-    def close(self) -> None:
-        """Nothing to release."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "generator": self._generator.get_state(),
-            "state": {name: value.clone() for name, value in self._state.items()},
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def _check(self, state: dict[str, Tensor]) -> None:
         expected = (self.spec.num_envs, self.spec.n_agents)
-        if state["state"] and (got := tuple(state["state"]["x"].shape)) != expected:
+        if (got := tuple(state["x"].shape)) != expected:
             raise ValueError(f"expected the state of {expected[0]} teams of {expected[1]} (got {got})")
-        self._generator.set_state(state["generator"].cpu())
-        self._state = {name: value.to(self.device, copy=True) for name, value in state["state"].items()}
 
     def scripted(self, observation: Observation) -> Tensor:
         """To the nearer wall first, then to the one not touched last: the most points that can be had.

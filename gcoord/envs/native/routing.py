@@ -12,6 +12,7 @@ from torch import Tensor
 from gcoord.envs.cards import Card
 from gcoord.envs.native.network import LINKS, draw_network
 from gcoord.envs.native.pictures import Picture, lines
+from gcoord.envs.native.state import InTensors
 from gcoord.spec import Discrete, TeamSpec
 from gcoord.trajectory import Observation, Outcome
 
@@ -35,7 +36,7 @@ CARDS = {
 }
 
 
-class Routing:
+class Routing(InTensors):
     """DGN's routing (https://arxiv.org/abs/1810.09202): N packets, each an agent, on 20 routers of 3 links.
 
     An agent stays (0) or takes one of its router's links (1 to 3). A link that is entered holds the packet's size for
@@ -123,7 +124,7 @@ class Routing:
         self._alive = torch.ones(num_envs, n, dtype=torch.bool, device=self.device)
         self._kind = torch.zeros(num_envs, n, dtype=torch.long, device=self.device)
         self._generator = torch.Generator(self.device).manual_seed(seed)
-        self._state: dict[str, Tensor] = {}
+        self._state = {}
 
     def _tensor(self, array: Any, dtype: torch.dtype) -> Tensor:
         return torch.as_tensor(array, dtype=dtype, device=self.device)
@@ -192,25 +193,14 @@ class Routing:
         )
         return self._observe(), outcome
 
-    def close(self) -> None:
-        """Nothing to release."""
-
     def picture(self) -> Picture:
         """The network's links."""
         return lines(self.network.place, self.network.links[:, :2])
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "generator": self._generator.get_state(),
-            "state": {name: value.clone() for name, value in self._state.items()},
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def _check(self, state: dict[str, Tensor]) -> None:
         expected = (self.spec.num_envs, self.spec.n_agents)
-        if state["state"] and (got := tuple(state["state"]["router"].shape)) != expected:
+        if (got := tuple(state["router"].shape)) != expected:
             raise ValueError(f"expected the state of {expected[0]} teams of {expected[1]} (got {got})")
-        self._generator.set_state(state["generator"].cpu())
-        self._state = {name: value.to(self.device, copy=True) for name, value in state["state"].items()}
 
     def scripted(self, observation: Observation) -> Tensor:
         """Each packet on its shortest way (Floyd, by the links' lengths), tried again where it was refused.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from tensordict import TensorDict
@@ -13,6 +13,7 @@ from torch import Tensor
 from gcoord.envs.cards import Card
 from gcoord.envs.native.skirmish_script import play
 from gcoord.envs.native.skirmish_start import draw_kinds, draw_places
+from gcoord.envs.native.state import InTensors
 from gcoord.envs.native.units import QUIET, REGROWTH, SIGHT, STATS, Enemies, Table, distances, enemy_orders, strike
 from gcoord.spec import Discrete, Reward, TeamSpec
 from gcoord.trajectory import Observation, Outcome
@@ -22,7 +23,7 @@ _MOVES = ((0.0, 0.0), (0.0, 1.0), (0.0, -1.0), (1.0, 0.0), (-1.0, 0.0))  # stop,
 _KILL, _WIN, _MOST = 10.0, 200.0, 20.0  # SMAC's rewards: for a kill, for the battle, and what a victory adds up to
 
 
-class Skirmish:
+class Skirmish(InTensors):
     """Agents on a plane fight scripted enemies, as in SMAC (https://arxiv.org/abs/1902.04043) and SMACv2
     (https://arxiv.org/abs/2212.07489).
 
@@ -123,7 +124,7 @@ class Skirmish:
         self._table = Table.of(kinds, self.device)
         self._moves = torch.tensor(_MOVES, device=self.device)
         self._generator = torch.Generator(self.device).manual_seed(seed)
-        self._state: dict[str, Tensor] = {}
+        self._state = {}
 
     def reset(self, seed: int | None = None) -> Observation:
         if seed is not None:
@@ -190,21 +191,10 @@ class Skirmish:
         )
         return self._observe(), outcome
 
-    def close(self) -> None:
-        """Nothing to release."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "generator": self._generator.get_state(),
-            "state": {name: value.clone() for name, value in self._state.items()},
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def _check(self, state: dict[str, Tensor]) -> None:
         expected = (self.spec.num_envs, self.spec.n_agents + self.spec.n_entities)
-        if state["state"] and (got := tuple(state["state"]["health"].shape)) != expected:
+        if (got := tuple(state["health"].shape)) != expected:
             raise ValueError(f"expected the state of {expected[0]} worlds of {expected[1]} units (got {got})")
-        self._generator.set_state(state["generator"].cpu())
-        self._state = {name: value.to(self.device, copy=True) for name, value in state["state"].items()}
 
     def scripted(self, observation: Observation) -> Tensor:
         """Focused fire with steps back from enemies that must come close; see `skirmish_script.play`."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from gcoord.envs.cards import Card
 from gcoord.envs.native.pairs import pairs_within
 from gcoord.envs.native.pictures import BAD, GOOD, WALL, Picture, discs
+from gcoord.envs.native.state import InTensors
 from gcoord.envs.native.waterworld_layout import AGENTS, lay_out
 from gcoord.envs.native.waterworld_physics import drift
 from gcoord.envs.native.waterworld_script import chase
@@ -35,7 +36,7 @@ CARDS = {
 CARDS["sisl/waterworld"] = CARDS["native/waterworld"]
 
 
-class Waterworld:
+class Waterworld(InTensors):
     """Pursuers in a square earn for evaders that `n_coop` of them touch together, and pay for poison and thrust.
 
     https://pettingzoo.farama.org/environments/sisl/waterworld, after the code of PettingZoo 1.25, argument by argument.
@@ -143,7 +144,7 @@ class Waterworld:
         )
         self._kind = torch.zeros(num_envs, n, dtype=torch.long, device=self.device)
         self._generator = torch.Generator(self.device).manual_seed(seed)
-        self._state: dict[str, Tensor] = {}
+        self._state = {}
 
         self.side, self.n_evaders, self.n_poisons = layout.side, layout.n_evaders, layout.n_poisons
         self.n_coop, self.n_sensors = n_coop, n_sensors
@@ -233,9 +234,6 @@ class Waterworld:
         )
         return self._observe(), outcome
 
-    def close(self) -> None:
-        """Nothing to release."""
-
     def picture(self) -> Picture:
         """The first team's square: obstacles, evaders, poisons."""
         state, n, food = self._state, self.spec.n_agents, self.spec.n_agents + self.n_evaders
@@ -244,19 +242,11 @@ class Waterworld:
         sorts = [(obstacles, self._obstacle_radius, WALL), (place[n:food], 2 * radius, GOOD)]
         return discs(self.side, [*sorts, (place[food:], 0.75 * radius, BAD)])
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "generator": self._generator.get_state(),
-            "state": {name: value.clone() for name, value in self._state.items()},
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def _check(self, state: dict[str, Tensor]) -> None:
         n_moving = self.spec.n_agents + self.n_evaders + self.n_poisons
         expected = (self.spec.num_envs, n_moving, 2)
-        if state["state"] and (got := tuple(state["state"]["position"].shape)) != expected:
+        if (got := tuple(state["position"].shape)) != expected:
             raise ValueError(f"expected the state of {expected[0]} teams of {n_moving} moving things (got {got})")
-        self._generator.set_state(state["generator"].cpu())
-        self._state = {name: value.to(self.device, copy=True) for name, value in state["state"].items()}
 
     def scripted(self, observation: Observation) -> Tensor:
         """To the nearest evader sensed, past poison; see `chase`. Raises ValueError without speed_features."""
