@@ -219,7 +219,7 @@ class Nearest:
     ties: Ties = "admit"
     entity_k: int | None = None
     dense_up_to: int = 32
-    cells_from: int = 640
+    cells_from: int = 512
 
     def __post_init__(self) -> None:
         _check_count("k", self.k, 1)
@@ -279,7 +279,7 @@ class Radius:
     limit: int | None = None
     ties: Ties = "admit"
     entity_limit: int | None = None
-    cells_from: int = 640
+    cells_from: int = 512
 
     def __post_init__(self) -> None:
         if isinstance(self.r, bool) or not isinstance(self.r, int | float) or not 0 < self.r < math.inf:
