@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -36,8 +37,24 @@ class Episodes:
     def add(self, seen: Observation, outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
         """One row -> (done [B] bool, figures by name [B], meaningful where done)."""
         done = outcome.terminated | outcome.truncated
-        earned = self.earned(seen.alive, outcome.reward, outcome.valid)
-        return done, self.add_row(*earned, outcome.valid, done, outcome.metrics)
+        team, own, acts = self.earned(seen.alive, outcome.reward, outcome.valid)
+        metrics = {name: outcome.metrics[name].unsqueeze(0) for name in self.spec.metrics}
+        rows = (team.unsqueeze(0), own.unsqueeze(0), acts.unsqueeze(0), outcome.valid.unsqueeze(0))
+        return done, self._add_stretch(*rows, done, metrics)
+
+    def add_rows(self, steps: Step, metrics: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Rows [T, B] and their metrics [T, B] by name -> what `add` gives of the rows with which episodes ended."""
+        team, own, acts = self.earned(steps.seen.alive, steps.reward, steps.valid)
+        done, valid = steps.done, steps.valid
+        ends = done.any(-1)
+        # Rows in which nobody ends or begins anew are summed at once.
+        cuts = [0, *((ends[:-1] | ~valid[1:].all(-1)).nonzero().squeeze(-1) + 1).tolist(), len(valid)]
+        for start, stop in itertools.pairwise(cuts):
+            some = slice(start, stop)
+            told = {name: metrics[name][some] for name in self.spec.metrics}
+            figures = self._add_stretch(team[some], own[some], acts[some], valid[some], done[stop - 1], told)
+            if ends[stop - 1]:
+                yield done[stop - 1], figures
 
     def earned(self, alive: Tensor, reward: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rows of alive and reward [*, B, N] and valid [*, B] -> what teams earn [*, B], what each agent does
@@ -47,22 +64,25 @@ class Episodes:
         team = own.sum(-1)
         return team / acts.sum(-1).clamp(min=1) if self.spec.shared_reward else team, own, acts
 
-    def add_row(
-        self, team: Tensor, own: Tensor, acts: Tensor, valid: Tensor, done: Tensor, metrics: Any
+    def _add_stretch(
+        self, team: Tensor, own: Tensor, acts: Tensor, valid: Tensor, done: Tensor, metrics: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """One row of what was `earned`, and of the world's metrics [B] by name -> figures by name [B]."""
+        """Rows [R, B] of what was `earned` and of metrics, all valid after the first; done [B] in the last -> figures
+        by name [B]."""
+        first, now = valid[0], valid.sum(0)
         # A reset that no end came before is that of a world that was lost: what it had begun counts nowhere.
-        self.reward, self.length = self.reward * valid + team, self.length * valid + valid
-        self.own, self.lived = self.own * valid.unsqueeze(-1) + own, self.lived & valid.unsqueeze(-1) | acts
+        self.reward, self.length = self.reward * first + team.sum(0), self.length * first + now
+        self.own = self.own * first.unsqueeze(-1) + own.sum(0)
+        self.lived = self.lived & first.unsqueeze(-1) | acts.any(0)
         for name, rule in self.spec.metrics.items():
-            now, before = metrics[name].to(self.reward.dtype), self.metrics[name]
-            before = torch.where(valid, before, self.empty[name])
+            told = metrics[name].to(self.reward.dtype)
+            before = torch.where(first, self.metrics[name], self.empty[name])
             if rule == "last":
-                before = torch.where(valid, now, before)
+                before = torch.where(valid[-1], told[-1], before)
             elif rule == "any":
-                before = torch.where(valid, torch.maximum(now, before), before)
+                before = torch.maximum(torch.where(valid, told, self.empty[name]).amax(0), before)
             else:
-                before = before + torch.where(valid, now, 0.0)
+                before = before + torch.where(valid, told, 0.0).sum(0)
             self.metrics[name] = before
         figures = {
             "return": self.reward.clone(),
@@ -252,7 +272,8 @@ class Collector:
             self.policy = None
             return None
         self.keys.skip(steps)
-        self._count(fragment)
+        for done, figures in self.episodes.add_rows(fragment.steps, fragment.metrics):
+            self._end(done, figures)
         memory = fragment.memory
         if memory is not None:
             self.memory, memory = memory[-1].clone(), memory[:-1] if memories else memory[0]
@@ -263,19 +284,6 @@ class Collector:
             memory=memory,
             batch_size=[],
         )
-
-    def _count(self, fragment: Fragment) -> None:
-        """The episodes of a fragment, row by row."""
-        steps = fragment.steps
-        team, own, acts = self.episodes.earned(steps.seen.alive, steps.reward, steps.valid)
-        valid, done = steps.valid, steps.done
-        metrics = {name: fragment.metrics[name] for name in self.spec.metrics}
-        ends = done.any(-1).tolist()
-        for t, end in enumerate(ends):
-            row = {name: values[t] for name, values in metrics.items()}
-            figures = self.episodes.add_row(team[t], own[t], acts[t], valid[t], done[t], row)
-            if end:
-                self._end(done[t], figures)
 
     def _end(self, done: Tensor, figures: dict[str, Tensor]) -> None:
         ended = {name: torch.where(done, value, 0.0).sum() for name, value in figures.items()}

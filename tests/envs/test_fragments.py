@@ -112,7 +112,8 @@ def test_workers_collect_the_rows_that_the_step_by_step_collector_does(
         ours = workers.collect(agent, 9, epsilon, scored, memories)
         theirs = steps.collect(asked, 9, epsilon, scored, memories)
         same(ours, theirs)
-        assert workers.take_figures() == steps.take_figures()
+        # Summed in another order: the last bits differ.
+        assert workers.take_figures() == pytest.approx(steps.take_figures(), rel=1e-5)
         with torch.no_grad():
             for weight in agent.parameters():
                 weight.add_(0.1 * torch.randn_like(weight))
