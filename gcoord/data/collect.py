@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from gcoord.envs.team import CollectsItself, Fragment, PolicyError, PolicyState, TeamEnv
+from gcoord.envs.team import CollectsItself, PolicyError, PolicyState, TeamEnv
 from gcoord.models.agent import Agent
 from gcoord.spec import Continuous, TeamSpec
 from gcoord.trajectory import Observation, Outcome, Step, Trajectory, learns
