@@ -26,7 +26,7 @@ from gcoord.checkpoint import whole_file
 from gcoord.command import run_command
 from gcoord.data.collect import Act, acts, play
 from gcoord.envs.team import TeamEnv
-from gcoord.run import read_config
+from gcoord.run_folder import read_config
 from gcoord.train import train, validate
 
 METRIC = "return_per_agent"

@@ -1,4 +1,4 @@
-"""Puts the parts of a configuration together and trains them: `build(cfg)`, `fit(run)`.
+"""Puts the parts of a configuration together: `build(cfg)`, `resume(folder)`; `gcoord.fitting` trains them.
 
 A run folder holds config.yaml, metrics.csv, policy.safetensors and policy.json, checkpoints/last and checkpoints/best,
 summary.json, and a lock that one process at a time holds. Nothing is written before everything is built.
@@ -7,28 +7,21 @@ summary.json, and a lock that one process at a time holds. Nothing is written be
 from __future__ import annotations
 
 import importlib.util
-import json
-import logging
 import random
-import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import lightning
 import numpy as np
 import torch
-from lightning.pytorch.loggers.logger import Logger
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from gcoord import conf
-from gcoord.callbacks import Bar, Figures, MetricsFile, Rounds, write_json
-from gcoord.checkpoint import load_state, rng_state, save_state, set_rng_state
+from gcoord.callbacks import Figures, write_json
+from gcoord.checkpoint import load_state, rng_state, save_state
 from gcoord.data.collect import Collector, acts, play, random_actions
 from gcoord.data.dataset import manifests_of
 from gcoord.data.sources import Source
@@ -38,6 +31,7 @@ from gcoord.lock import FolderLock
 from gcoord.models.agent import Agent, Body
 from gcoord.models.dropout import DropOut
 from gcoord.policy import load, save_policy
+from gcoord.run_folder import is_finished, read_config
 from gcoord.spec import TeamSpec
 
 # Worlds that learning never sees: periodic evaluation and the final test have seeds of their own.
@@ -365,193 +359,8 @@ def resume(folder: Path, frames: int | None = None, device: str | None = None) -
     return run
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a run has been tested to its end (one that was stopped during its test has its frames but not that)."""
-    path = folder / "summary.json"
-    return path.is_file() and json.loads(path.read_text()).get("status") == "finished"
-
-
-def initialise(run: Run, folder: Path) -> str:
-    """Starts a new run from another's weights: networks and normalisers, not counters, optimiser or data.
-
-    A part that is bound to a team size (`fixed_n`) moves to no other; where one of the two runs has such a part and the
-    other has not, the agent alone is taken over. Where an agent was learnt in another way (cloned, then left to PPO;
-    offline, then online), what both ways have is. Returns what began anew for such a reason, in words, or nothing.
-    Raises ValueError, in one line, for networks that do not fit.
-    """
-    best = folder / "checkpoints" / "best"
-    saved = load_state(best if best.exists() else folder / "checkpoints" / "last")["learner"]
-    state, own = saved["module"], run.learner.state_dict()
-    had, has = ({name.split(".")[0] for name in names} - {"value_norm"} for names in (state, own))
-    taken = had & has
-    if (was_bound := saved.get("fixed_n")) != (bound := run.learner.fixed_n):
-        if was_bound is not None and bound is not None:
-            raise ValueError(
-                f"expected n_agents={was_bound}, the team size to which a part of {folder} is bound (got {bound}); its "
-                "agent can be taken over by an algo without such a part"
-            )
-        taken &= {"agent", "target_agent"}
-    anew = {*has - taken, *had - taken}
-    if anew:
-        kept = {name: value for name, value in own.items() if name.split(".")[0] in has - taken}
-        state = {n: value for n, value in state.items() if n.split(".")[0] in {*taken, "value_norm"}} | kept
-    # Gates that the other had not begin open, as they are made.
-    gates = [name for name in own if name not in state and ".gate." in name]
-    state |= {name: own[name] for name in gates}
-    differing = [name for name in {**own, **state} if name not in own or name not in state]
-    differing += [name for name in own if name in state and own[name].shape != state[name].shape]
-    if unfit := [name for name in differing if not name.startswith("value_norm.")]:
-        raise ValueError(f"expected the networks of {folder} to fit this configuration (got other {sorted(unfit)[:3]})")
-    if differing:
-        # Value statistics of one side only: the new run begins with its own.
-        state = {name: value for name, value in state.items() if not name.startswith("value_norm.")}
-    run.learner.load_state_dict(state, strict=not differing)
-    follow(run.learner, {name for name in anew if name in has})
-    fresh = sorted(name for name in has - taken if not name.startswith("target_"))
-    if run.learner.near is not None:
-        run.learner.near.begin(run.learner.agent)
-    opened = ["gates begin open"] * bool(gates)
-    if not fresh:
-        return "".join(opened)
-    came = sorted(name for name in taken if not name.startswith("target_"))
-    told = "the agent alone is" if came == ["agent"] else f"{' and '.join(came)} are"
-    return "; ".join([f"of {folder} {told} taken over, {' and '.join(fresh)} begins anew", *opened])
-
-
-def follow(learner: Learner, parts: set[str]) -> None:
-    """Agents within parts that begin anew are set to what the policy is, where they are made like it."""
-    policy = learner.agent.state_dict()
-    followers = learner.followers()
-    for name, module in learner.named_modules():
-        if name.split(".")[0] in parts and any(module is one for one in followers):
-            own = module.state_dict()
-            if own.keys() == policy.keys() and all(own[n].shape == value.shape for n, value in policy.items()):
-                module.load_state_dict(policy)
-            elif learner.needs_init:
-                raise ValueError(
-                    f"expected {name} to be made like the policy, which it is to follow (got another head)"
-                )
-
-
-def read_config(folder: Path) -> DictConfig:
-    """config.yaml of a run folder; raises ValueError, in one line, where there is none."""
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise ValueError(f"expected a run folder with config.yaml (got {folder})")
-    cfg = OmegaConf.load(path)
-    if not isinstance(cfg, DictConfig) or "algo" not in cfg or "env" not in cfg:
-        raise ValueError(f"expected {path} to be the configuration of a run (got something else)")
-    # A run of an earlier version lacks the settings that came later: they are what they are by default.
-    later: Any = OmegaConf.load(conf.conf_dir() / "train.yaml")
-    known = {name: value for name, value in later.items() if name not in ("defaults", "hydra")}
-    return cast(DictConfig, OmegaConf.merge(known, cfg))
-
-
-def refuse_taken(folder: Path) -> None:
-    """Raises ValueError for a folder that already holds a run: it is gone on with by resume=."""
-    if (folder / "config.yaml").exists():
-        raise ValueError(f"expected a run_dir without a run (got {folder}); go on with it by resume={folder}")
-
-
 def seed_all(seed: int) -> None:
     """Seeds torch, numpy and random."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 (worlds of others draw from it)
     random.seed(seed)
-
-
-def fit(run: Run, folder: Path, console: Console | None = None) -> dict[str, Any]:
-    """Trains until `frames`, or Ctrl-C. Returns the summary that it also writes: status and test figures.
-
-    Raises ValueError where the folder holds another run. Raises what the world or the disk raise; a checkpoint of the
-    last whole round is saved first.
-    """
-    console = console or Console()
-    folder.mkdir(parents=True, exist_ok=True)
-    if run.lock is None:
-        run.lock = FolderLock(folder)
-        refuse_taken(folder)
-    run.folder = folder
-    OmegaConf.save(run.cfg, folder / "config.yaml", resolve=True)
-    run.source.attach(folder / "checkpoints")
-    run.summarise("running")
-    began = time.monotonic()
-    interrupted = run.learner.frames < run.cfg.frames and optimise(run, console)
-    seconds = time.monotonic() - began
-    if run.best == float("-inf"):
-        run.save_policy()
-    status, test = ("interrupted", {}) if interrupted else ("finished", run.test())
-    run.summarise(status, seconds=round(seconds, 1), test=test)
-    return {"status": status, "seconds": seconds, "test": test}
-
-
-def optimise(run: Run, console: Console) -> bool:
-    """Lightning's fit, round by round, until the frames are there; whether Ctrl-C ended it before."""
-    with Bar(run.cfg.frames, run.learner.frames, console) as bar:
-        rounds = Rounds(run, bar)
-        trainer = make_trainer(run, rounds)
-        try:
-            trainer.fit(run.learner, train_dataloaders=run.source)
-        except SystemExit as error:
-            # Lightning's answer to a second Ctrl-C.
-            raise KeyboardInterrupt from error
-        except Exception:
-            if trainer.optimizers and run.restored is None and run.source.has_collected and run.is_sound():
-                run.rescue(trainer.optimizers[0])
-            raise
-        finally:
-            rounds.release()
-    return rounds.interrupted
-
-
-def make_trainer(run: Run, rounds: Rounds) -> lightning.Trainer:
-    """Lightning's Trainer, quiet: its steps are ours, its log lines and checkpoints are `Rounds`'s."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", module="lightning.*")
-    return lightning.Trainer(
-        accelerator="gpu" if run.device.type == "cuda" else "cpu",
-        devices=[run.device.index] if run.device.type == "cuda" else 1,
-        max_epochs=-1,
-        logger=make_loggers(run),
-        callbacks=[rounds, Restore(run)],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        log_every_n_steps=1,
-    )
-
-
-class Restore(lightning.Callback):
-    """Puts a checkpoint back once Lightning has made the optimiser."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        state = self.run.restored
-        if state is not None:
-            trainer.optimizers[0].load_state_dict(state["optimizer"])
-            set_rng_state(state["rng"])
-            self.run.restored = None
-
-
-def make_loggers(run: Run) -> list[Logger]:
-    """metrics.csv always; TensorBoard, W&B and MLflow as `log` says, offline."""
-    folder, log = run._folder, run.cfg.log
-    loggers: list[Logger] = [MetricsFile(folder, run.learner.frames)]
-    if log.tensorboard:
-        from lightning.pytorch.loggers import TensorBoardLogger
-
-        loggers.append(TensorBoardLogger(folder, name="tensorboard", version=""))
-    if log.wandb:
-        from lightning.pytorch.loggers import WandbLogger
-
-        loggers.append(WandbLogger(name=folder.name, save_dir=folder, project="gcoord", offline=True))
-    if log.mlflow:
-        from lightning.pytorch.loggers import MLFlowLogger
-
-        loggers.append(MLFlowLogger("gcoord", run_name=folder.name, tracking_uri=f"sqlite:///{folder}/mlflow.db"))
-    return loggers

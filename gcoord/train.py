@@ -16,6 +16,9 @@ from gcoord import conf
 from gcoord import run as runs
 from gcoord.command import Job, run_command
 from gcoord.envs.copies import WorldError
+from gcoord.fitting import fit
+from gcoord.run_folder import read_config, refuse_taken
+from gcoord.warm_start import initialise
 
 
 def train(cfg: DictConfig, job: Job) -> int:
@@ -31,7 +34,7 @@ def train(cfg: DictConfig, job: Job) -> int:
         run.names = {group: choice for group, choice in job.choices.items() if choice}
         try:
             folder = run_folder(cfg, run, job)
-            if cfg.init_from is not None and (told := runs.initialise(run, Path(cfg.init_from))):
+            if cfg.init_from is not None and (told := initialise(run, Path(cfg.init_from))):
                 console.print(told, highlight=False, soft_wrap=True)
         except BaseException:
             run.close()
@@ -40,7 +43,7 @@ def train(cfg: DictConfig, job: Job) -> int:
         console.print(line, highlight=False, soft_wrap=True)
     go_on = f"python -m gcoord.train resume={folder}"
     try:
-        summary = runs.fit(run, folder, console)
+        summary = fit(run, folder, console)
     except WorldError as error:
         print(f"error: {error}; what was learnt is saved, go on with: {go_on}", file=sys.stderr)
         return 1
@@ -85,7 +88,7 @@ def validate(cfg: DictConfig, job: Job) -> None:
     """All that `train` would refuse, without making anything."""
     if cfg.resume is not None:
         may_change(cfg, job)
-        runs.read_config(Path(cfg.resume))
+        read_config(Path(cfg.resume))
         return
     if cfg.get("evolution") is not None:
         conf.build(cfg.evolution).check(cfg, conf.team_sizes(cfg.n_agents), evolution_folder(cfg))
@@ -96,7 +99,7 @@ def validate(cfg: DictConfig, job: Job) -> None:
     try:
         run_folder(cfg, run, job)
         if cfg.init_from is not None:
-            runs.initialise(run, Path(cfg.init_from))
+            initialise(run, Path(cfg.init_from))
     finally:
         run.close()
 
@@ -122,7 +125,7 @@ def run_folder(cfg: DictConfig, run: runs.Run, job: Job) -> Path:
     folder = Path(cfg.run_dir) if cfg.run_dir is not None else Path("runs") / name
     if job.number is not None:
         folder = folder / str(job.number) if cfg.run_dir is not None else Path(f"{folder}-{job.number}")
-    runs.refuse_taken(folder)
+    refuse_taken(folder)
     return folder
 
 

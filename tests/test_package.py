@@ -27,7 +27,7 @@ LAYERS = {
     "policy": {"policy"},
     "learners": {"learners"},
     "data": {"data"},
-    "run": {"run", "callbacks", "lock"},
+    "run": {"run", "run_folder", "warm_start", "fitting", "callbacks", "lock"},
     "scaleup": {"scaleup"},
     "commands": {"command", "train", "evaluate", "record", "compare", "worlds"},
 }

@@ -15,6 +15,7 @@ import gcoord
 from gcoord import run as runs
 from gcoord.checkpoint import load_state
 from gcoord.command import run_command
+from gcoord.fitting import fit
 from gcoord.lock import FolderLock
 from gcoord.train import train, validate
 
@@ -48,7 +49,7 @@ def two_updates(folder, precision, algo, *overrides):
         return told
 
     run.learner.losses = recording
-    runs.fit(run, folder)
+    fit(run, folder)
     run.close()
     return seen[:2], figures["kl"], run
 
@@ -123,13 +124,13 @@ def test_a_folder_that_is_trained_in_is_refused_in_one_line_until_its_process_is
 
 def test_two_runs_that_choose_the_same_new_folder_do_not_both_train_in_it(tmp_path):
     first, second = built(*SOURCES["mappo"]), built(*SOURCES["mappo"])
-    runs.fit(first, tmp_path / "r")
+    fit(first, tmp_path / "r")
     with pytest.raises(ValueError, match="expected a run folder that nobody trains in") as error:
-        runs.fit(second, tmp_path / "r")
+        fit(second, tmp_path / "r")
     assert "\n" not in str(error.value)
     first.close()
     with pytest.raises(ValueError, match="expected a run_dir without a run"):
-        runs.fit(second, tmp_path / "r")
+        fit(second, tmp_path / "r")
     second.close()
 
 

@@ -21,6 +21,7 @@ from gcoord.command import run_command
 from gcoord.conf import conf_dir, locate, options_of
 from gcoord.evaluate import evaluate
 from gcoord.evaluate import validate as validate_evaluation
+from gcoord.fitting import fit
 from gcoord.record import main as record
 from gcoord.run import takes
 from gcoord.train import train, validate
@@ -549,7 +550,7 @@ def test_a_run_can_be_built_and_trained_from_python(tmp_path):
     cfg = []
     assert run_command("train", lambda c, job: cfg.append(c), [*TOY, *ON_POLICY, "frames=100"]) == 0
     run = runs.build(cfg[0])
-    summary = runs.fit(run, tmp_path / "r")
+    summary = fit(run, tmp_path / "r")
     run.close()
     assert summary["status"] == "finished"
     assert summary["test"]["4"].keys() == {"random", "trained"}

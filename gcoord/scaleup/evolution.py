@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from gcoord.callbacks import write_json
-from gcoord.run import read_config, refuse_taken
+from gcoord.run_folder import read_config, refuse_taken
 from gcoord.scaleup.jobs import Job, do_all
 from gcoord.scaleup.trainings import Training, curve, spent, training
 

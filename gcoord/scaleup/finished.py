@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from gcoord import conf
-from gcoord.run import read_config
+from gcoord.run_folder import read_config
 
 # What may differ between the seeds of one method.
 ASIDE = ("seed", "run_dir", "resume", "device", "threads", "checkpoint_frames", "log", "evaluation", "num_envs")

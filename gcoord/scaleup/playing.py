@@ -15,7 +15,8 @@ from gcoord.data.collect import Act, acts, play, random_actions
 from gcoord.envs.team import TeamEnv
 from gcoord.graph import Lossy
 from gcoord.policy import Policy, load
-from gcoord.run import pick_device, read_config
+from gcoord.run import pick_device
+from gcoord.run_folder import read_config
 from gcoord.scaleup.cells import Cell, Played
 from gcoord.scaleup.conditions import agent_under
 from gcoord.scaleup.costs import Meter

@@ -20,7 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from gcoord import conf
 from gcoord.envs.team import TeamEnv
 from gcoord.policy import Policy, load
-from gcoord.run import is_finished, pick_device, read_config
+from gcoord.run import pick_device
+from gcoord.run_folder import is_finished, read_config
 from gcoord.scaleup.cells import Cell, Played, told
 from gcoord.scaleup.conditions import agent_under, canonical, parse
 from gcoord.scaleup.film import film

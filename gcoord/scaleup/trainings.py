@@ -17,8 +17,11 @@ from gcoord import conf
 from gcoord import run as runs
 from gcoord.callbacks import Figures, write_json
 from gcoord.checkpoint import STATE_FILE
+from gcoord.fitting import fit
 from gcoord.policy import DESCRIPTION
+from gcoord.run_folder import is_finished, read_config
 from gcoord.scaleup.cells import digest, slug
+from gcoord.warm_start import initialise
 
 START = "start.json"
 # What a run is called, where it lies and what it logs do not change what is learnt.
@@ -48,7 +51,7 @@ class Training:
         return f"{how} {method} ({self.cfg['seed']}) at {sizes} agents, {self.cfg['frames']:,} frames"
 
     def is_finished(self) -> bool:
-        return runs.is_finished(Path(self.folder))
+        return is_finished(Path(self.folder))
 
     def perform(self) -> None:
         """Trains to the end; what was begun before is gone on with."""
@@ -64,7 +67,7 @@ class Training:
             console = Console(file=log, width=120)
             run = runs.resume(folder) if (folder / "config.yaml").exists() else self._begin(folder)
             try:
-                runs.fit(run, folder, console)
+                fit(run, folder, console)
             finally:
                 run.close()
 
@@ -75,7 +78,7 @@ class Training:
         try:
             run.names = dict(self.names)
             if cfg.init_from is not None:
-                runs.initialise(run, Path(cfg.init_from))
+                initialise(run, Path(cfg.init_from))
             # Before the first step: where the curve begins.
             agent = run.learner.agent.eval()
             figures = run.judged(run.sizes[0], runs.EVALUATION_SEED + cfg.seed, agent)
@@ -153,7 +156,7 @@ def spent(folder: Path) -> Spent:
     """What a run, and those it began from, were trained for."""
     summary = json.loads((folder / "summary.json").read_text())
     frames, agent_steps = int(summary["frames"]), int(summary["agent_steps"])
-    before = runs.read_config(folder).get("init_from")
+    before = read_config(folder).get("init_from")
     first = Spent(0, 0, 0, 0.0)
     if before is not None and (Path(before) / "summary.json").is_file():
         first = spent(Path(before))

@@ -15,7 +15,9 @@ from gcoord.command import run_command
 from gcoord.learners.near import Near, apart
 from gcoord.models.heads import CategoricalChoice, TanhNormalChoice
 from gcoord.models.points import PointChoice
+from gcoord.run_folder import read_config
 from gcoord.train import train, validate
+from gcoord.warm_start import initialise
 
 TOY = ["env=native/meet", "num_envs=8", "model.encoder.dim=16", "model.encoder.heads=2", "evaluation.episodes=8"]
 TOY += ["evaluation.frames=0", "log.tensorboard=false"]
@@ -46,11 +48,11 @@ def small(tmp_path_factory):
 
 def built(folder, algo, **tuning):
     """The run of a small one's configuration at 5 agents, begun from its weights."""
-    cfg = runs.read_config(folder / algo)
+    cfg = read_config(folder / algo)
     cfg.n_agents, cfg.init_from = 5, str(folder / algo)
     cfg.fine_tune = OmegaConf.merge(cfg.fine_tune, tuning)
     run = runs.build(cfg)
-    runs.initialise(run, folder / algo)
+    initialise(run, folder / algo)
     return run
 
 

@@ -12,6 +12,7 @@ from gcoord import run as runs
 from gcoord.command import run_command
 from gcoord.graph import Complete, Nearest
 from gcoord.models.dropout import DropOut
+from gcoord.run_folder import read_config
 from gcoord.train import train, validate
 
 TOY = ["env=native/meet", "num_envs=8", "model.encoder.dim=16", "evaluation.episodes=8", "log.tensorboard=false"]
@@ -61,7 +62,7 @@ def run_of(tmp_path, *options):
 
 
 def test_the_learner_sees_whom_the_collector_left_out_so_the_first_ratio_is_one(tmp_path):
-    cfg = runs.read_config(run_of(tmp_path, "dropout.agents=0.4", "dropout.messages=0.2"))
+    cfg = read_config(run_of(tmp_path, "dropout.agents=0.4", "dropout.messages=0.2"))
     run = runs.build(cfg)
     batch = next(iter(run.source))
     assert batch.steps.seen.alive.any()
@@ -87,7 +88,7 @@ def test_judged_and_saved_policies_leave_nobody_out(tmp_path):
     policy = gcoord.load(folder)
     env = gcoord.make_env("native/meet", n_agents=4, num_envs=8)
     assert (policy.agent.body.graph(env.reset(0)).degree() == 3).all()
-    run = runs.build(runs.read_config(folder))
+    run = runs.build(read_config(folder))
     heard = []
     hook = run.learner.agent.body.register_forward_hook(lambda *args: heard.append(args[-1].graph.degree()))
     run.judged(4, 0, run.learner.agent)

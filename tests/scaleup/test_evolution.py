@@ -9,7 +9,7 @@ import pytest
 
 import gcoord
 from gcoord.command import run_command
-from gcoord.run import read_config
+from gcoord.run_folder import read_config
 from gcoord.scaleup.trainings import curve, spent
 from gcoord.train import train, validate
 
