@@ -114,6 +114,7 @@ class Rounds(lightning.Callback):
             **run.source.take_figures(),
             **learner.take_figures(),
             "epsilon": learner.epsilon,
+            "lr": learner.step_size("actor"),
             "agent_steps": float(learner.agent_steps),
             "updates": float(learner.updates),
             "frames_per_second": frames / max(now - self.began, 1e-9),

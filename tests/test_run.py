@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 import subprocess
@@ -32,6 +33,34 @@ def built(*overrides: str) -> runs.Run:
     cfgs = []
     assert run_command("train", lambda cfg, job: cfgs.append(cfg), [*TOY, *QUIET, *overrides]) == 0
     return runs.build(cfgs[0])
+
+
+# Step sizes
+
+
+@pytest.mark.parametrize("algo", SOURCES)
+def test_step_sizes_fall_evenly_over_their_frames_and_go_on_where_they_were_after_a_resume(tmp_path, algo):
+    fall = ["algo.lr=0.01", "algo.lr_frames=320", "algo.lr_end=0.25", "+algo.lr_of.actor=0.02", "frames=240"]
+    run = built(*SOURCES[algo], f"algo={algo}", *fall)
+    fit(run, tmp_path / "r")
+    run.close()
+    again = runs.resume(tmp_path / "r", frames=480)
+    fit(again, tmp_path / "r")
+    again.close()
+    with open(tmp_path / "r" / "metrics.csv", newline="") as file:
+        told = {int(row["frames"]): float(row["lr"]) for row in csv.DictReader(file)}
+    assert len(told) >= 4 and max(told) >= 480
+    assert told == {n: pytest.approx(0.02 * (1 - 0.75 * min(n / 320, 1)), rel=1e-5) for n in told}
+    groups = load_state(tmp_path / "r" / "checkpoints" / "last")["optimizer"]["param_groups"]
+    assert {group["name"]: group["lr"] for group in groups} == {
+        group["name"]: pytest.approx(0.005 if group["name"] == "actor" else 0.0025) for group in groups
+    }
+
+
+@pytest.mark.parametrize("wrong", ["algo.lr_frames=0", "algo.lr_end=1.5"])
+def test_a_fall_of_step_sizes_that_makes_no_sense_is_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=f"expected {wrong.split('.')[1].split('=')[0]} "):
+        built(*SOURCES["mappo"], "algo=mappo", "algo.lr_frames=10", wrong)
 
 
 # Precision

@@ -33,6 +33,8 @@ class Learner(lightning.LightningModule):
         lr_of: step sizes by group, such as `{critic: 1e-3}`.
         max_grad_norm: each group's gradient is clipped to this norm on its own.
         adam_eps: Adam's epsilon.
+        lr_frames, lr_end: every step size falls evenly to its `lr_end`-th part over so many environment steps and stays
+            there; None: as they are throughout.
     """
 
     needs_log_prob = False
@@ -54,12 +56,19 @@ class Learner(lightning.LightningModule):
         lr_of: dict[str, float] | None = None,
         max_grad_norm: float = 10.0,
         adam_eps: float = 1e-5,
+        lr_frames: int | None = None,
+        lr_end: float = 0.0,
     ) -> None:
         super().__init__()
         if lr <= 0 or max_grad_norm <= 0:
             raise ValueError(f"expected lr and max_grad_norm above 0 (got {lr} and {max_grad_norm})")
+        if lr_frames is not None and lr_frames < 1:
+            raise ValueError(f"expected lr_frames of at least 1, or null (got {lr_frames})")
+        if not 0 <= lr_end <= 1:
+            raise ValueError(f"expected lr_end between 0 and 1 (got {lr_end})")
         self.spec = spec
         self.lr, self.lr_of, self.max_grad_norm, self.adam_eps = lr, lr_of or {}, max_grad_norm, adam_eps
+        self.lr_frames, self.lr_end = lr_frames, lr_end
         self.agent: Agent
         self.frames = 0
         self.agent_steps = 0
@@ -141,6 +150,16 @@ class Learner(lightning.LightningModule):
             self.figure(f"loss_{name}", value)
         return torch.stack(list(terms.values())).sum()
 
+    def step_size(self, group: str) -> float:
+        """Adam's step size of a parameter group after the frames there have been."""
+        gone = 0.0 if self.lr_frames is None else min(self.frames / self.lr_frames, 1.0)
+        return self.lr_of.get(group, self.lr) * (1 - gone * (1 - self.lr_end))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.lr_frames is not None:
+            for group in self.trainer.optimizers[0].param_groups:
+                group["lr"] = self.step_size(group["name"])
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.updates += 1
         for dual in self.duals():
@@ -154,9 +173,9 @@ class Learner(lightning.LightningModule):
             parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
             parameters = [p for p in parameters if not any(p is dual for dual in duals)]
             if parameters:
-                groups.append({"params": parameters, "lr": self.lr_of.get(name, self.lr), "name": name})
+                groups.append({"params": parameters, "lr": self.step_size(name), "name": name})
         if duals:
-            groups.append({"params": duals, "lr": self.lr_of.get("dual", self.lr), "name": "dual"})
+            groups.append({"params": duals, "lr": self.step_size("dual"), "name": "dual"})
         if unknown := sorted(set(self.lr_of) - {*self.groups(), "dual"}):
             raise ValueError(f"expected lr_of to name groups among {sorted(self.groups())} (got {unknown})")
         return torch.optim.Adam(groups, lr=self.lr, eps=self.adam_eps, foreach=True)

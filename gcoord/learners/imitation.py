@@ -46,8 +46,18 @@ class Imitation(Learner):
         lr_of: dict[str, float] | None = None,
         max_grad_norm: float = 10.0,
         adam_eps: float = 1e-5,
+        lr_frames: int | None = None,
+        lr_end: float = 0.0,
     ) -> None:
-        super().__init__(spec, lr=lr, lr_of=lr_of, max_grad_norm=max_grad_norm, adam_eps=adam_eps)
+        super().__init__(
+            spec,
+            lr=lr,
+            lr_of=lr_of,
+            max_grad_norm=max_grad_norm,
+            adam_eps=adam_eps,
+            lr_frames=lr_frames,
+            lr_end=lr_end,
+        )
         self.agent = Agent(body(), partial(head, spec))
 
     def losses(self, batch: Trajectory) -> dict[str, Tensor]:
