@@ -47,20 +47,24 @@ class World:
 
 WORLDS = {
     "native/target": World("algo=mappo n_agents=3 frames=90000 evaluation.frames=30000"),
-    # Lengths are in pixels, and who walks has to remember which wall it came from.
+    # Lengths are in pixels, and who walks has to remember which wall it came from, as has who values it.
     "native/prison": World(
-        "algo=mappo memory=gru model.normalise=true model.length=300 n_agents=2 frames=200000 source.steps=150 "
-        f"source.minibatch=2400 evaluation.frames=50000 {PPO}"
+        "algo=mappo memory=gru algo.critic_memory=true model.normalise=true model.length=300 model.encoder.rounds=1 "
+        f"n_agents=2 frames=250000 source.steps=151 source.minibatch=2416 evaluation.frames=50000 {PPO}"
     ),
     "native/skirmish": World(f"algo=mappo n_agents=3 frames=120000 evaluation.frames=40000 algo.entropy=0.01 {PPO}"),
+    # Rays mostly meet nothing, so that what they meet is little until it is normalised; thrust costs, also at random.
     "native/waterworld": World(
-        "algo=mappo n_agents=2 frames=200000 source.epochs=4 source.minibatch=1600 evaluation.frames=50000 " + PPO,
+        "algo=mappo model.normalise=true algo.head.std=0.6 algo.lr=1e-3 n_agents=2 frames=220000 source.epochs=4 "
+        "source.minibatch=1600 evaluation.frames=55000",
         episodes=32,
         at_once=32,
     ),
+    # The greedy policy gets stuck where sampling goes on: a tenth of the actions are drawn when it is judged.
     "native/mapf": World(
-        "algo=mappo env.view=vector model.length=5 n_agents=4 frames=100000 algo.entropy=0.01 evaluation.frames=25000 "
-        + PPO
+        "env.view=vector env.available=true algo=mappo model.normalise=true model.length=5 n_agents=4 frames=150000 "
+        "source.epochs=4 algo.gamma=0.98 algo.lam=0.93 algo.entropy=0.005 algo.lr_frames=150000 "
+        "evaluation.frames=37500 evaluation.epsilon=0.1"
     ),
     # What is sensed are ways in the plane: numbers of routers would have to be learnt by heart.
     "native/routing": World(
@@ -79,9 +83,11 @@ WORLDS = {
         "evaluation.frames=20000",
         at_once=20,
     ),
+    # Where attacks cost something, not to attack is learnt first, and then nothing else.
     "magent/battle": World(
-        "env.workers=0 env.max_cycles=300 algo=mappo model.length=6 n_agents=6 num_envs=16 frames=20000 "
-        f"source.steps=64 source.minibatch=256 source.epochs=3 algo.entropy=0.01 evaluation.frames=5000 {PPO}",
+        "env.workers=0 env.max_cycles=200 env.attack_penalty=0 algo=mappo model.length=6 model.encoder.rounds=1 "
+        "n_agents=6 num_envs=16 frames=30000 source.steps=64 source.minibatch=256 source.epochs=3 algo.entropy=0.01 "
+        "evaluation.frames=10000",
         episodes=32,
         at_once=16,
     ),

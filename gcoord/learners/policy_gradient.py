@@ -27,8 +27,8 @@ class PolicyGradient(Learner):
     PPO for one agent and IPPO for many: a `Local` critic. MAPPO: a `Central` one. A2C (https://arxiv.org/abs/1602.01783):
     `Local`, no clip, one pass. REINFORCE (https://doi.org/10.1007/BF00992696): `NoCritic`, lam 1, whole episodes. COMA:
     `Counterfactual`, no clip. Belief-PPO: `Local`, and a head with beliefs. Every mean is over living agents of valid
-    steps. Departure: actor and critic are stepped together, both at the parameters of the same minibatch; the critic
-    has no memory.
+    steps. Departures: actor and critic are stepped together, both at the parameters of the same minibatch; the critic
+    has no memory unless it is given one, which then begins empty with each rollout.
 
     Arguments:
         spec: of the teams learnt from.
@@ -45,6 +45,10 @@ class PolicyGradient(Learner):
         clip_value: clip the value's change by `clip`.
         normalise_value: learn values in units of running mean and deviation, kept per team size.
         normalise_advantage: standardise advantages over each rollout.
+        critic_memory: give the critic a memory like the actor's, for worlds in which what is seen does not tell what
+            follows. Rollouts as long as an episode and its reset row let both begin together.
+
+    Raises ValueError for shares outside [0, 1], and for a critic's memory where the actor has none.
     """
 
     on_policy = True
@@ -65,6 +69,7 @@ class PolicyGradient(Learner):
         clip_value: bool = True,
         normalise_value: bool = True,
         normalise_advantage: bool = True,
+        critic_memory: bool = False,
         lr: float = 2e-3,
         lr_of: dict[str, float] | None = None,
         max_grad_norm: float = 10.0,
@@ -85,7 +90,9 @@ class PolicyGradient(Learner):
             if not 0 <= share <= 1:
                 raise ValueError(f"expected {name} between 0 and 1 (got {share})")
         self.agent = Agent(body(), partial(head, spec))
-        self.critic: Any = critic(body(memory=None))
+        if critic_memory and self.agent.body.memory is None:
+            raise ValueError("expected memory=gru (or another) for algo.critic_memory=true (got memory=none)")
+        self.critic: Any = critic(body() if critic_memory else body(memory=None))
         learns_values = any(True for _ in self.critic.parameters())
         self.value_norm = ValueNorm() if normalise_value and learns_values else None
         self.gamma, self.lam, self.clip = gamma, lam, clip

@@ -43,7 +43,8 @@ def cnn(shape: tuple[int, int, int], dim: int) -> Sense:
 
     From 36 pixels a side it is the network of Mnih et al., https://doi.org/10.1038/nature14236 (8 x 8 by 4, 4 x 4 by
     2, 3 x 3 by 1). From 16 cells two 3 x 3 convolutions that halve the size each; on smaller grids, such as an agent's
-    7 x 7 surroundings, two narrow ones, as full width would cost far more than all messages.
+    7 x 7 surroundings, two narrow ones, as full width would cost far more than all messages; of them the second halves
+    the size from 12 cells, where it else would cost most.
     """
     channels, *sides = shape
     if len(sides) != 2 or channels < 1 or min(sides) < 1:
@@ -52,6 +53,9 @@ def cnn(shape: tuple[int, int, int], dim: int) -> Sense:
         plan = [(32, 8, 4, 0), (64, 4, 2, 0), (64, 3, 1, 0)]
     elif min(sides) >= 16:
         plan = [(32, 3, 2, 1), (64, 3, 2, 1)]
+    elif min(sides) >= 12:
+        # Sides that are even would lose their last row without a border.
+        plan = [(16, 3, 1, 0), (32, 3, 2, 1 - min(sides) % 2)]
     else:
         border = 0 if min(sides) >= 5 else 1
         plan = [(16, 3, 1, border), (32, 3, 1, border)]

@@ -139,6 +139,26 @@ def test_recurrent_batches_are_whole_sequences_that_give_the_log_probs_of_the_co
     assert abs(learner.take_figures()["approx_kl"]) < 1e-6
 
 
+@pytest.mark.parametrize("remembers", [False, True])
+def test_a_critic_with_memory_and_no_other_values_a_row_by_those_before_it(remembers):
+    learner, source = make(memory=partial(GRU, dim=8), steps=8, critic_memory=remembers)
+    trajectory = source.collect(8)[0]
+    assert trajectory.steps.valid.all()
+    critic = learner.critic
+    before = learner.prepare(trajectory.clone()).value
+    # What the learner regresses on returns is what the rollout was assessed with.
+    torch.testing.assert_close(critic.predict(trajectory.steps), before)
+    trajectory.steps.seen.own[0] += 1.0
+    after = critic.predict(trajectory.steps)
+    assert (after[0] - before[0]).abs().max() > 1e-4
+    assert ((after[1:] - before[1:]).abs().max() > 1e-4) == remembers
+
+
+def test_a_critic_cannot_be_given_the_memory_that_the_actor_lacks():
+    with pytest.raises(ValueError, match=r"expected memory=gru .* for algo.critic_memory=true"):
+        make(critic_memory=True)
+
+
 class Told(torch.nn.Module):
     """A critic that reads what everybody is worth off the first feature; a team with dead members is worth 100."""
 

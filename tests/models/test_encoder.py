@@ -317,3 +317,10 @@ def test_senses() -> None:
     assert sense((5,), 8).rank == 1 and sense((3, 84, 84), 8).rank == 3
     with pytest.raises(ValueError, match="positive sizes"):
         mlp(0, 8)
+
+
+@pytest.mark.parametrize("side", [3, 5, 7, 11, 12, 13, 14, 15, 16, 17])
+def test_every_cell_of_a_grid_is_read(side: int) -> None:
+    image = torch.rand(64, 2, side, side, requires_grad=True)
+    cnn((2, side, side), 32)(image).sum().backward()
+    assert image.grad is not None and (image.grad.abs().amax((0, 1)) > 0).all()
