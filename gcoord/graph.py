@@ -112,6 +112,15 @@ class AgentGraph(TensorClass["nocast"]):  # type: ignore[misc]
         if self.index is not None:
             return self
         width = max(1, int(self.degree().amax())) if self.mask.numel() else 1
+        return self._listed(width)
+
+    def first(self, k: int) -> AgentGraph:
+        """A dense graph as lists of the first k senders by number that each hears; `dropped` counts the others."""
+        graph = self._listed(min(k, self.mask.shape[-1]))
+        graph.dropped = (self.degree() - k).clamp(min=0).sum(-1)
+        return graph
+
+    def _listed(self, width: int) -> AgentGraph:
         mask, index = self.mask.to(torch.uint8).sort(dim=-1, descending=True, stable=True)
         mask, index = mask[..., :width].bool(), index[..., :width]
         edge = self.edge
@@ -180,7 +189,18 @@ class Complete:
 
 @dataclass(frozen=True)
 class Given:
-    """The graph that the world itself reports in `hears`."""
+    """The graph that the world itself reports in `hears`.
+
+    Arguments:
+        k: None: a dense mask. Else lists of the first k senders by number that each hears, for worlds in which nobody
+            hears more: many times as fast in large teams. `dropped` counts the edges left out.
+    """
+
+    k: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.k is not None:
+            _check_count("k", self.k, 1)
 
     def __call__(
         self,
@@ -198,7 +218,8 @@ class Given:
         heard = planes.back(audible(planes(alive), planes(present)))
         if hears.shape != heard.shape:
             raise ValueError(f"expected `hears` of shape {tuple(heard.shape)} (got {tuple(hears.shape)})")
-        return _graph(alive, present, heard & hears)
+        graph = _graph(alive, present, heard & hears)
+        return graph if self.k is None else graph.first(self.k)
 
 
 @dataclass(frozen=True)

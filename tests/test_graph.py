@@ -361,6 +361,17 @@ def test_given_hears_what_the_world_says_of_the_living():
     assert torch.equal(graph.hears(), expected)
 
 
+def test_given_as_lists_hears_the_first_by_number_and_counts_the_others():
+    alive, _ = team(6, 5)
+    hears = torch.rand(6, 5, 8, generator=torch.Generator().manual_seed(1)) < 0.6
+    dense = Given()(alive, hears=hears)
+    assert torch.equal(Given(8)(alive, hears=hears).hears(), dense.hears())
+    graph = Given(2)(alive, hears=hears)
+    assert graph.mask.shape == (6, 5, 2)
+    assert torch.equal(graph.hears(), dense.hears() & (dense.hears().cumsum(-1) <= 2))
+    assert torch.equal(graph.dropped, (dense.degree() - graph.degree()).sum(-1)) and int(graph.dropped.min()) > 0
+
+
 def test_entities_are_chosen_separately_and_may_be_left_out():
     alive, position = torch.ones(4, dtype=torch.bool), torch.arange(4.0).unsqueeze(-1)
     entity_position = torch.tensor([[0.1], [0.2], [0.3]])
@@ -414,6 +425,7 @@ def test_one_graph_of_a_batch_is_a_graph():
             "expected the step's key [*] for topology Lossy (got None)",
         ),
         (lambda: Given()(torch.ones(3, dtype=torch.bool)), "expected `hears` [*, N, N + M] from the world"),
+        (lambda: Given(0), "expected k to be a whole number of at least 1 (got 0)"),
     ],
 )
 def test_wrong_use_is_told_in_one_line(call, message):

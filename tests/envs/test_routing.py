@@ -24,7 +24,9 @@ PUBLISHED = [
 ]
 
 
-@pytest.mark.parametrize(("density", "view"), [("fixed", "published"), ("arena", "published"), ("fixed", "ways")])
+@pytest.mark.parametrize(
+    ("density", "view"), [("fixed", "published"), ("arena", "published"), ("fixed", "ways"), ("arena", "tables")]
+)
 def test_routing_keeps_the_promises_of_a_team_env(density: Any, view: Any) -> None:
     check_team_env(
         partial(Routing, max_steps=25, density=density, view=view), n_agents=(1, *CARDS["native/routing"].sizes)
@@ -199,7 +201,7 @@ def test_a_packet_alone_takes_the_steps_its_way_is_long() -> None:
 
 def min_last(env: Routing, a: int, b: int) -> int:
     """Length of the last link on the way that `fastest` takes from a to b."""
-    first, at = env._quickest, a
+    first, at = env._links.quickest, a
     while at != b:
         link = env.network.at[at, first[at, b]]
         x, y, length = env.network.links[link]
@@ -260,6 +262,62 @@ def test_ways_in_the_plane_say_what_the_numbers_stand_for() -> None:
                 assert told == pytest.approx([1, *(end - here), left, known[3], known[4]], abs=1e-6)
 
 
+def test_tables_say_how_many_steps_a_packet_alone_takes_over_each_link() -> None:
+    for network in (476, 3):
+        env = Routing(1, num_envs=400, density="arena", network=network, view="tables")
+        seen = env.reset(0)
+        left = seen.own[:, 0, 3].clone()
+        arrived = torch.full((400,), -1.0)
+        for t in range(40):
+            # The least of the links' steps is the packet's, and it leads to where one less the link's is left.
+            seen, outcome = env.step(env.detouring(seen))
+            arrived = torch.where((outcome.reward[:, 0] == 10) & (arrived < 0), t + 1.0, arrived)
+        torch.testing.assert_close(arrived, left)
+        over = env.network.over()
+        far = env.network.ways(1.0)
+        away = ~np.eye(20, dtype=bool)
+        assert (over.min(1)[away] <= far[away]).all() and (over.min(1) < far)[away].mean() > 0.5
+        assert np.array_equal(np.sort(np.unique(over[over < 2])), [1.0])
+
+
+CROOKED = 4  # a network in which some routers have fewer than 3 links
+
+
+def test_tables_tell_of_links_what_the_numbers_stand_for() -> None:
+    worlds = [Routing(40, num_envs=2, density="arena", network=CROOKED, view=view) for view in ("published", "tables")]
+    published, told = (env.reset(3) for env in worlds)
+    network, over = worlds[0].network, worlds[0].network.over()
+    assert len(network.links) < 30
+    waits = np.zeros(8, dtype=int)
+    for _ in range(15):
+        numbers, own = published.own.flatten(0, 1).numpy(), told.own.flatten(0, 1).numpy()
+        on, left, sizes = (worlds[0].state_dict()["state"][name].numpy() for name in ("link", "left", "size"))
+        for i, (one, other) in enumerate(zip(numbers, own)):
+            router, goal, link, size = one[:4]
+            steps = over[int(router), :, int(goal)]
+            assert other[:4] == pytest.approx([float(link >= 0), size, float(router == goal), steps.min()], abs=1e-6)
+            for k, (known, tells) in enumerate(zip(one[5:20].reshape(3, 5), other[4:].reshape(3, 5))):
+                if known[0] < 0:
+                    assert not tells.any() and np.isinf(steps[k])
+                    continue
+                wait = 0
+                while sizes[i // 40][(on[i // 40] == known[0]) & (left[i // 40] > wait)].sum() + size > 1:
+                    wait += 1
+                waits[wait] += 1
+                assert tells == pytest.approx([1, wait, known[4], known[3], steps[k] - steps.min()], abs=1e-5)
+        action = worlds[0].scripted(published)
+        assert torch.equal(action, worlds[1].scripted(told))
+        (published, _), (told, _) = (env.step(action) for env in worlds)
+    assert (waits[:4] > 10).all()
+
+
+def test_packets_that_look_at_loads_beat_shortest_paths() -> None:
+    for n in (20, 40, 60):
+        env = Routing(n, num_envs=8, density="arena")
+        blind, sees = play(env, env.scripted), play(env, env.detouring)
+        assert sees[0] > 1.05 * blind[0] and sees[1] < 0.97 * blind[1] and sees[2] > 1.03 * blind[2]
+
+
 def test_available_names_the_links_that_there_are() -> None:
     env = Routing(15, num_envs=4, network=2)
     assert (env.network.at < 0).any()
@@ -304,7 +362,7 @@ def test_a_saved_game_goes_on_bit_for_bit() -> None:
         ({"n_agents": 0}, "at least one packet"),
         ({"density": "loose"}, "density to be fixed or arena"),
         ({"network": -1}, "network to be a seed"),
-        ({"view": "plane"}, "view to be published or ways"),
+        ({"view": "plane"}, "view to be published, ways, tables"),
         ({"max_steps": 0}, "at least one step"),
     ],
 )

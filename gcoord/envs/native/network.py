@@ -44,6 +44,22 @@ class Network:
                 return far
             far = nearer
 
+    def over(self) -> np.ndarray:
+        """[R, 3, R]: steps from each router over each of its links to each destination, where nobody is in the way.
+
+        A link takes one step to enter and those it is long; who enters the last one is there. A packet at its
+        destination goes round. inf where there is no link, or no way.
+        """
+        beyond = self.beyond()
+        takes = np.where(self.at >= 0, self.links[self.at, 2] + 1.0, np.inf)[..., None]  # [R, 3, 1]
+        there = beyond[..., None] == np.arange(len(self.at))
+        left = np.full((len(self.at), len(self.at)), np.inf)
+        while True:
+            over = np.where(there, 1.0, takes + left[beyond])
+            if np.array_equal(left, over.min(1)):
+                return over
+            left = over.min(1)
+
 
 def draw_network(n_routers: int, seed: int) -> Network:
     """A network by the rules of DGN's code (https://arxiv.org/abs/1810.09202), from numpy's legacy stream of `seed`.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -10,6 +9,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from gcoord.envs.cards import Card
+from gcoord.envs.native.links import HEARD, Links
 from gcoord.envs.native.network import LINKS, draw_network
 from gcoord.envs.native.pictures import Picture, lines
 from gcoord.envs.native.state import InTensors
@@ -17,10 +17,9 @@ from gcoord.spec import Discrete, TeamSpec
 from gcoord.trajectory import Observation, Outcome
 
 PACKETS, ROUTERS, STEPS = 20, 20, 300
-HEARD = 3  # packets that a packet hears, at most
-_CAPACITY, _PRIZE, _FINE = 1.0, 10.0, 0.2
+_PRIZE, _FINE = 10.0, 0.2
 _FIELDS = 5  # numbers a packet or link is described by
-_WAYS = (4, 6)  # numbers of a packet and of each link with view=ways
+_OWN = {"published": 5 * (1 + LINKS + HEARD), "ways": 4 + 6 * LINKS, "tables": 4 + 5 * LINKS}  # numbers sensed
 
 CARDS = {
     "native/routing": Card(
@@ -31,7 +30,8 @@ CARDS = {
         random=19.9,
         scripted=355.6,
         note="published figures are for density=arena; hear by topology=given; with view=ways a packet knows ways in "
-        "the plane in place of numbers: to its destination, and over each link",
+        "the plane in place of numbers: to its destination, and over each link; with view=tables how many steps it has "
+        "left over each link, as routers know it, and how long it would wait for the link",
     )
 }
 
@@ -58,7 +58,10 @@ class Routing(InTensors):
     The numbers of routers and links tell nothing about another network, and what they mean in this one has to be learnt
     by heart. With `view="ways"` own is [22], the same anywhere: whether it travels, its size, the way to where it is
     bound (x, y); and of each link at the router whether there is one, the way to its other end (x, y), how far that is
-    from the destination, length and load.
+    from the destination, length and load. With `view="tables"` it is [19], what a script of shortest ways knows:
+    whether it travels, its size, whether it is at its destination, steps left on the quickest way; and of each link
+    whether there is one, in how many steps it has room for this packet if nobody else enters, load, length, and how
+    many steps more the way over it takes (see `Network.over`).
 
     Arguments:
         n_agents: packets (N); None: 20.
@@ -67,7 +70,7 @@ class Routing(InTensors):
         density: `fixed`: as many routers as packets (at least 4), in a square that grows alike; `arena`: 20 routers
             whatever the team, as published.
         network: seed of the network, see `gcoord.envs.native.network.draw_network`; 476 draws the published one.
-        view: `published` or `ways`, what is sensed.
+        view: `published`, `ways` or `tables`, what is sensed.
         max_steps: steps of a game.
 
     Metrics: `throughput`, deliveries a step; `delay`, steps for each delivery of the game so far; `refused`, share of
@@ -82,7 +85,7 @@ class Routing(InTensors):
         seed: int = 0,
         density: Literal["fixed", "arena"] = "fixed",
         network: int = 476,
-        view: Literal["published", "ways"] = "published",
+        view: Literal["published", "ways", "tables"] = "published",
         max_steps: int = STEPS,
     ) -> None:
         n = PACKETS if n_agents is None else n_agents
@@ -90,8 +93,8 @@ class Routing(InTensors):
             raise ValueError(f"expected at least one packet in native/routing (got {n})")
         if density not in ("fixed", "arena"):
             raise ValueError(f"expected density to be fixed or arena (got {density!r})")
-        if view not in ("published", "ways"):
-            raise ValueError(f"expected view to be published or ways (got {view!r})")
+        if view not in _OWN:
+            raise ValueError(f"expected view to be {', '.join(_OWN)} (got {view!r})")
         if not 0 <= network < 2**32:
             raise ValueError(f"expected network to be a seed from 0 to 2^32 - 1 (got {network})")
         if max_steps < 1:
@@ -100,7 +103,7 @@ class Routing(InTensors):
         self.spec = TeamSpec(
             num_envs=num_envs,
             n_agents=n,
-            own=((1 + LINKS + HEARD) * _FIELDS if view == "published" else _WAYS[0] + LINKS * _WAYS[1],),
+            own=(_OWN[view],),
             actions=(Discrete(1 + LINKS),),
             position_dim=2,
             available=True,
@@ -112,14 +115,8 @@ class Routing(InTensors):
         )
         self._view = view
         self.network = draw_network(max(n, 1 + LINKS) if density == "fixed" else ROUTERS, network)
-        self._place = self._tensor(self.network.place, torch.float32)  # [R, 2]
-        self._links = self._tensor(self.network.links, torch.long)  # [L, 3]
-        self._at = self._tensor(self.network.at, torch.long)  # [R, 3]
-        self._beyond = self._tensor(self.network.beyond(), torch.long)  # [R, 3]
+        self._links = Links(self.network, self.device)
         self._usable = self._tensor(self.network.usable, torch.bool).nonzero().squeeze(-1)
-        routers = torch.arange(len(self._at), device=self.device)
-        # [R, R]: whose packets are heard: those of the same router and of its neighbours.
-        self._near = (self._beyond.unsqueeze(-1) == routers).any(1) | (routers.unsqueeze(-1) == routers)
         self._number = torch.arange(n, device=self.device)
         self._alive = torch.ones(num_envs, n, dtype=torch.bool, device=self.device)
         self._kind = torch.zeros(num_envs, n, dtype=torch.long, device=self.device)
@@ -147,12 +144,12 @@ class Routing(InTensors):
         travels = link >= 0
         left = state["left"] - travels.long()
         leaves = travels & (left == 0)
-        wanted = self._at[router, (action - 1).clamp(min=0)]
+        wanted = self._links.at[router, (action - 1).clamp(min=0)]
         tries = ~travels & (action > 0) & (wanted >= 0)
-        enters = self._settle(wanted, tries, link, leaves, size)
+        enters = self._links.settle(wanted, tries, link, leaves, size)
         refused = tries & ~enters
 
-        ends = self._links[torch.where(enters, wanted, 0)]  # [B, N, 3]
+        ends = self._links.ends[torch.where(enters, wanted, 0)]  # [B, N, 3]
         router = torch.where(enters, ends[..., 0] + ends[..., 1] - router, router)
         link = torch.where(enters, wanted, torch.where(leaves, -1, link))
         left = torch.where(enters, ends[..., 2], left)
@@ -207,20 +204,27 @@ class Routing(InTensors):
 
         A packet drawn at its destination goes round: it is paid for coming back.
         """
-        return self._route(observation, self._shortest)
+        return self._route(observation, self._links.shortest)
 
     def fastest(self, observation: Observation) -> Tensor:
         """The same on the way that takes the fewest steps: each link costs one step more, for none is left and entered
         in the same."""
-        return self._route(observation, self._quickest)
+        return self._route(observation, self._links.quickest)
 
-    @cached_property
-    def _shortest(self) -> Tensor:
-        return self._first_link(0.0)
+    def detouring(self, observation: Observation) -> Tensor:
+        """Packets that look at loads: each takes the link over which it is there soonest, waiting for room included.
 
-    @cached_property
-    def _quickest(self) -> Tensor:
-        return self._first_link(1.0)
+        It stays while there will be no room in the next step either. One at its destination is paid for being refused.
+        """
+        state = self._state
+        home = (state["router"] == state["goal"]).unsqueeze(-1)
+        wait, _ = self._wait()
+        # No way leads over a link that is not there.
+        steps = self._links.over[state["router"], state["goal"]] + wait
+        steps = torch.where(home & (wait > 1), 1.0, steps)
+        best = steps.argmin(-1, keepdim=True)
+        goes = (wait.gather(-1, best) <= 1) | home
+        return torch.where((state["link"] < 0) & goes.squeeze(-1), 1 + best.squeeze(-1), 0)
 
     def _draw(self) -> dict[str, Tensor]:
         """New packets for all slots."""
@@ -230,74 +234,56 @@ class Routing(InTensors):
         zero = torch.zeros_like(ends[0])
         return {"router": ends[0], "goal": ends[1], "size": u[2], "link": zero - 1, "left": zero, "age": zero}
 
-    def _load(self, link: Tensor, size: Tensor) -> Tensor:
-        """[B, L]: what each link holds."""
-        load = size.new_zeros(len(link), len(self._links) + 1)
-        return load.scatter_add_(1, torch.where(link < 0, len(self._links), link), size)[:, :-1]
-
-    def _settle(self, wanted: Tensor, tries: Tensor, link: Tensor, leaves: Tensor, size: Tensor) -> Tensor:
-        """[B, N]: who of those who try enters, where packets come and go one after another."""
-        none = len(self._links)
-        concerns = torch.where(tries, wanted, torch.where(leaves, link, none))  # the link each packet bears on
-        load = torch.cat([self._load(link, size), size.new_zeros(len(size), 1)], dim=1)
-        concerns, order = concerns.sort(dim=1, stable=True)
-        place = torch.arange(size.shape[1], device=self.device)
-        first = torch.cat([torch.ones_like(tries[:, :1]), concerns[:, 1:] != concerns[:, :-1]], dim=1)
-        first_place = torch.where(first, place, 0).cummax(1).values  # of each packet's link
-        size, tries, leaves = size.gather(1, order), tries.gather(1, order), leaves.gather(1, order)
-        before, gone = load.gather(1, concerns), torch.where(leaves, -size, 0.0)
-        enters = tries
-        while True:
-            change = torch.where(enters, size, gone)
-            earlier = change.cumsum(1) - change
-            found = before + earlier - earlier.gather(1, first_place)
-            again = tries & (found + size <= _CAPACITY)
-            if torch.equal(again, enters):
-                return torch.zeros_like(enters).scatter_(1, order, enters)
-            enters = again
-
-    def _heard(self, router: Tensor) -> Tensor:
-        """[B, N, 3]: numbers of the packets that each hears, N where there are fewer."""
-        b, n = router.shape
-        # By router, so that nothing of size N x N is searched: the first four there, of whom nobody needs himself.
-        near = self._near[:, router].movedim(0, 1)  # [B, R, N]
-        rank = near.cumsum(-1, dtype=torch.int32)
-        slot = torch.where(near & (rank <= HEARD + 1), rank - 1, HEARD + 1).long()
-        first = torch.full((b, near.shape[1], HEARD + 2), n, device=self.device)
-        first = first.scatter_(2, slot, self._number.expand_as(slot))[..., : HEARD + 1]
-        four = first.gather(1, router.unsqueeze(-1).expand(-1, -1, HEARD + 1))  # [B, N, 4]
-        # Numbers rise: from oneself on the next is taken; who is not among the four comes after them.
-        skipped = (four[..., :HEARD] >= self._number.unsqueeze(-1)).long()
-        return four.gather(2, self._number.new_tensor(range(HEARD)) + skipped)
-
     def _observe(self) -> Observation:
         state = self._state
         router, link = state["router"], state["link"]
         b, n = router.shape
-        heard = self._heard(router)
+        heard = self._links.heard(router)
         hears = torch.zeros(b, n, n + 1, dtype=torch.bool, device=self.device).scatter_(2, heard, True)[..., :n]
-        may_move = (self._at[router] >= 0) & (link < 0).unsqueeze(-1)
+        may_move = (self._links.at[router] >= 0) & (link < 0).unsqueeze(-1)
         return Observation(
-            own=self._ways() if self._view == "ways" else self._published(heard),
+            own=self._own(heard),
             alive=self._alive,
             kind=self._kind,
-            position=self._place[router],
+            position=self._links.place[router],
             hears=hears,
             available=torch.cat([torch.ones_like(may_move[..., :1]), may_move], dim=-1),
             batch_size=[b],
         )
 
+    def _own(self, heard: Tensor) -> Tensor:
+        if self._view == "published":
+            return self._published(heard)
+        return self._ways() if self._view == "ways" else self._told()
+
+    def _wait(self) -> tuple[Tensor, Tensor]:
+        return self._links.wait(*(self._state[name] for name in ("router", "link", "left", "size")))
+
+    def _told(self) -> Tensor:
+        """[B, N, 19]: oneself and the links at the router, as the routers' tables tell."""
+        state = self._state
+        at = self._links.at[state["router"]]
+        there, length = at >= 0, self._links.ends[at.clamp(min=0), 2]
+        wait, load = self._wait()
+        steps = self._links.over[state["router"], state["goal"]]
+        least = steps.amin(-1, keepdim=True)
+        links = torch.stack([there, wait, load, length, steps - least], dim=-1)
+        links = torch.where(there.unsqueeze(-1), links, 0.0).flatten(2)
+        home = state["router"] == state["goal"]
+        oneself = torch.stack([state["link"] >= 0, state["size"].float(), home, least.squeeze(-1)], dim=-1)
+        return torch.cat([oneself, links], dim=-1)
+
     def _ways(self) -> Tensor:
         """[B, N, 22]: oneself and the links at the router, by their ways in the plane."""
         state = self._state
         router, link, size = state["router"], state["link"], state["size"]
-        here, goal = self._place[router], self._place[state["goal"]]
-        at = self._at[router]  # [B, N, 3]
+        here, goal = self._links.place[router], self._links.place[state["goal"]]
+        at = self._links.at[router]  # [B, N, 3]
         there, known = at >= 0, at.clamp(min=0)
-        end = self._place[self._beyond[router].clamp(min=0)]  # [B, N, 3, 2]
+        end = self._links.place[self._links.beyond[router].clamp(min=0)]  # [B, N, 3, 2]
         left = torch.linalg.vector_norm(goal.unsqueeze(-2) - end, dim=-1)
-        load = self._load(link, size).float().gather(1, known.flatten(1)).view_as(left)
-        links = torch.stack([there, left, self._links[known, 2], load], dim=-1)
+        load = self._links.load(link, size).float().gather(1, known.flatten(1)).view_as(left)
+        links = torch.stack([there, left, self._links.ends[known, 2], load], dim=-1)
         links = torch.cat([links[..., :1], end - here.unsqueeze(-2), links[..., 1:]], dim=-1)
         links = torch.where(there.unsqueeze(-1), links, 0.0).flatten(2)
         oneself = torch.stack([link >= 0, size.float()], dim=-1)
@@ -310,16 +296,16 @@ class Routing(InTensors):
         b, n = router.shape
         number = self._number.expand(b, n)
         packets = torch.stack([router, state["goal"], link, size, number], dim=-1).float()  # [B, N, 5]
-        load = self._load(link, size).float()
+        load = self._links.load(link, size).float()
         links = torch.cat(
             [
-                torch.arange(len(self._links), device=self.device).unsqueeze(-1).expand(b, -1, 1).float(),
-                self._links.expand(b, -1, -1).float(),
+                torch.arange(len(self._links.ends), device=self.device).unsqueeze(-1).expand(b, -1, 1).float(),
+                self._links.ends.expand(b, -1, -1).float(),
                 load.unsqueeze(-1),
             ],
             dim=-1,
         )  # [B, L, 5]
-        at = self._at[router].flatten(1)  # [B, 3 N]
+        at = self._links.at[router].flatten(1)  # [B, 3 N]
         links = links.gather(1, at.clamp(min=0).unsqueeze(-1).expand(-1, -1, _FIELDS))
         links = torch.where((at >= 0).unsqueeze(-1), links, -1.0).view(b, n, -1)
         others = packets.gather(1, heard.clamp(max=n - 1).flatten(1).unsqueeze(-1).expand(-1, -1, _FIELDS))
@@ -328,15 +314,9 @@ class Routing(InTensors):
         others = torch.where((heard < n).unsqueeze(-1), others, -1.0).flatten(2)
         return torch.cat([packets, links, others], dim=-1)
 
-    def _first_link(self, waiting: float) -> Tensor:
-        """[R, R]: which of a router's links, 0 to 2, a packet for each destination takes."""
-        far = self._tensor(self.network.ways(waiting), torch.float64)
-        over = self._links[self._at.clamp(min=0), 2].unsqueeze(-1) + waiting + far[self._beyond.clamp(min=0)]
-        return over.masked_fill((self._at < 0).unsqueeze(-1), torch.inf).argmin(1)
-
     def _route(self, observation: Observation, first_link: Tensor) -> Tensor:
-        if self._view == "ways":  # which does not tell the numbers
-            router, goal, link = (self._state[name] for name in ("router", "goal", "link"))
-        else:
+        if self._view == "published":
             router, goal, link = observation.own[..., :3].long().unbind(-1)
+        else:  # the others do not tell the numbers
+            router, goal, link = (self._state[name] for name in ("router", "goal", "link"))
         return torch.where(link < 0, 1 + first_link[router, goal], 0)
