@@ -11,5 +11,5 @@ train 0 & train 1
 wait
 train 2
 EPISODES=100
-$PY -m gcoord.evaluate "run=[$RUNS/0,$RUNS/1,$RUNS/2]" 'n_agents=[3,8,16]' "episodes=$EPISODES" num_envs=8 out=experiments/spread
-$PY experiments/curves.py experiments/spread/results.csv experiments/spread/curves.png "$RUNS"/0 "$RUNS"/1 "$RUNS"/2
+$PY -m gcoord.evaluate "run=[$RUNS/0,$RUNS/1,$RUNS/2]" 'n_agents=[3,8,16]' "episodes=$EPISODES" num_envs=8 out=experiments/spread_qmix
+$PY experiments/curves.py experiments/spread_qmix/results.csv experiments/spread_qmix/curves.png "$RUNS"/0 "$RUNS"/1 "$RUNS"/2
