@@ -108,18 +108,19 @@ class Body(nn.Module):
         return cast(Tensor, self.memory.initial(*batch_size, n_agents, device=device))
 
     @torch.no_grad()
-    def attends(self, spec: TeamSpec) -> bool:
+    def attends(self, spec: TeamSpec, n_entities: int = 1) -> bool:
         """Whether the encoder gives attention weights: asked on one team of two that sees nothing."""
-        ones = torch.ones(1, 2, dtype=torch.bool)
+        m = n_entities if spec.entity_dim else 0
+        ones = torch.ones(1, 2 + m, dtype=torch.bool)
         seen = Observation(
             own=torch.zeros(1, 2, *spec.own),
-            alive=ones,
-            kind=ones.long() * 0,
+            alive=ones[:, :2],
+            kind=ones[:, :2].long() * 0,
             position=torch.zeros(1, 2, spec.position_dim) if spec.position_dim else None,
-            entities=torch.zeros(1, 1, spec.entity_dim) if spec.entity_dim else None,
-            entity_position=torch.zeros(1, 1, spec.position_dim) if spec.entity_dim and spec.position_dim else None,
-            entity_present=ones[:, :1] if spec.entity_dim else None,
-            hears=torch.ones(1, 2, 2 + bool(spec.entity_dim), dtype=torch.bool) if spec.hears else None,
+            entities=torch.zeros(1, m, spec.entity_dim) if m else None,
+            entity_position=torch.zeros(1, m, spec.position_dim) if m and spec.position_dim else None,
+            entity_present=ones[:, 2:] if m else None,
+            hears=ones.unsqueeze(1).expand(1, 2, -1) if spec.hears else None,
             batch_size=[1],
         )
         return bool(self.forward(seen, key=torch.zeros(1, dtype=torch.long), attention=True).attention)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from gcoord.graph import AgentGraph
 from gcoord.models.kernels import RelationKernel
 from gcoord.models.messages import heard, read
+from gcoord.models.relay import Relay
 from gcoord.models.senses import mlp, orthogonal, sense
 
 
@@ -32,6 +34,8 @@ class GraphEncoder(nn.Module):
         kernel: called with `(dim, heads, edge_dim)`.
         layers: linear maps of the mlp senses.
         orthogonal_init: orthogonal weights of gain sqrt 2 and zero biases instead of torch's own.
+        relay: features that fellows tell of each entity that they hear as well, in every round, 0 for none (see
+            `gcoord.models.relay.Relay`): for tasks that have to be shared out.
 
     Shapes: own [*, N, O or C, H, W], entities [*, M, entity_dim] -> h [*, N, out_dim], out_dim = dim (rounds + 1); with
     `return_attention` also a list of each round's weights [*, H, N, K + 1]. Rows of dead agents are zeros; dead agents
@@ -49,17 +53,23 @@ class GraphEncoder(nn.Module):
         kernel: Callable[..., nn.Module] = RelationKernel,
         layers: int = 2,
         orthogonal_init: bool = False,
+        relay: int = 0,
     ) -> None:
         super().__init__()
         if rounds < 0:
             raise ValueError(f"expected rounds to be 0 or more (got {rounds})")
+        if relay < 0 or (relay and not entity_dim):
+            raise ValueError(f"expected relay to be 0 or more, and 0 in a world without entities (got {relay})")
         self.entity_dim = entity_dim
         self.out_dim = dim * (rounds + 1)
         # Features that a message carries, in each round.
         self.carried = [dim] * rounds
+        # And of each entity that its sender hears.
+        self.carried_of_entities = [relay] * rounds
         self.sense = sense(own_dim, dim, layers)
         self.sense_entity = mlp(entity_dim, dim, layers) if entity_dim else None
-        self.kernels = nn.ModuleList(kernel(dim=dim, heads=heads, edge_dim=edge_dim) for _ in range(rounds))
+        self.kernels = nn.ModuleList(kernel(dim=dim, heads=heads, edge_dim=edge_dim + relay) for _ in range(rounds))
+        self.relays = nn.ModuleList(Relay(dim, relay, edge_dim) for _ in range(rounds if relay else 0))
         if orthogonal_init:
             orthogonal(self)
 
@@ -73,9 +83,10 @@ class GraphEncoder(nn.Module):
         if self.sense_entity is not None and entities is not None:
             others = self.sense_entity(_living(entities, present))
         features, attention = [x], []
-        for kernel in self.kernels:
+        relays: Iterable[Any] = self.relays or [None] * len(self.kernels)
+        for kernel, relay in zip(self.kernels, relays, strict=True):
             senders = None if others is None else torch.cat([x, others], -2)
-            x = kernel(x, graph, senders, return_attention)
+            x = kernel(x, graph if relay is None else relay.onto(x, graph), senders, return_attention)
             if return_attention:
                 x, weights = x
                 attention.append(weights)

@@ -94,12 +94,19 @@ def parse(text: str) -> Condition:
     return Condition(**values)
 
 
-def agent_under(text: str, agent: Agent, max_steps: int | None = None, speech: Speech | None = None) -> Agent:
+def agent_under(
+    text: str,
+    agent: Agent,
+    max_steps: int | None = None,
+    speech: Speech | None = None,
+    n_entities: int | None = None,
+) -> Agent:
     """The agent under a condition: called and asked as the agent itself, which stays as it is.
 
     Its memory (`agent.body.initial`) also holds the step of the episode and what was said before; whoever plays clears
     it at the start of an episode, as any memory. `max_steps` is the episode's limit, of which `leave` and `join` draw
-    their step; `speech` says where words are heard, for `mute`. Raises ValueError where the policy has no such
+    their step; `speech` says where words are heard, for `mute`; `n_entities` how many things the world has, of which
+    messages may tell (None: as many as where the agent was trained). Raises ValueError where the policy has no such
     messages, or the world no words.
     """
     condition = parse(text)
@@ -108,7 +115,7 @@ def agent_under(text: str, agent: Agent, max_steps: int | None = None, speech: S
     if condition.mute and speech is None:
         raise ValueError(f"expected a world whose agents say words for {text} (got none)")
     changed = copy.deepcopy(agent)
-    changed.body = Disturbed(changed.body, condition, max_steps or LIMIT, text, speech)  # type: ignore[assignment]
+    changed.body = Disturbed(changed.body, condition, max_steps or LIMIT, text, speech, n_entities)  # type: ignore[assignment]
     return changed
 
 
@@ -133,7 +140,13 @@ class Disturbed(nn.Module):
     """
 
     def __init__(
-        self, body: Body, condition: Condition, max_steps: int, text: str, speech: Speech | None = None
+        self,
+        body: Body,
+        condition: Condition,
+        max_steps: int,
+        text: str,
+        speech: Speech | None = None,
+        n_entities: int | None = None,
     ) -> None:
         super().__init__()
         self.body, self.condition = body, condition
@@ -147,7 +160,7 @@ class Disturbed(nn.Module):
         if condition.delay:
             # How wide a round's messages are is known once they have been sent.
             device = next(body.parameters()).device
-            body.to("cpu").attends(body.spec)
+            body.to("cpu").attends(body.spec, body.spec.n_entities if n_entities is None else n_entities)
             body.to(device)
             self.widths = [x.shape[-1] for x in self.wire.sent]
         self.place = body.spec.position_dim

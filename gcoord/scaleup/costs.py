@@ -35,6 +35,7 @@ class Meter:
         self.seconds, self.rows, self.bytes = 0.0, 0, 0
         # Features that a message carries in each round, of encoders that say so.
         self.carried: list[int] = list(getattr(agent.body.encoder, "carried", []))
+        self.of_entities = sum(getattr(agent.body.encoder, "carried_of_entities", []))
         self.width = next(agent.parameters()).element_size()
 
     @contextmanager
@@ -83,7 +84,11 @@ class Meter:
         heard = {"neighbours": agents.double()}
         if self.carried:
             heard["messages"] = agents.double() * len(self.carried)
-            heard["message_bytes"] = agents.double() * sum(self.carried) * self.width
+            numbers = agents.double() * sum(self.carried)
+            if self.of_entities:
+                fellows = graph.hears()[..., : graph.mask.shape[-2]].double()
+                numbers = numbers + self.of_entities * (fellows @ entities.double().unsqueeze(-1)).squeeze(-1)
+            heard["message_bytes"] = numbers * self.width
         if graph.n_entities:
             heard["entities_heard"] = entities.double()
         for name, count in heard.items():

@@ -78,7 +78,8 @@ def played(
         body.topology = conf.build(rewired(read_config(Path(cell.run)).topology, cell.topology))
     agent = policy.agent
     if cell.communication:
-        agent = agent_under(cell.communication, agent, env.spec.max_steps, WORLDS.get(env.spec.world))
+        spec = env.spec
+        agent = agent_under(cell.communication, agent, spec.max_steps, WORLDS.get(spec.world), spec.n_entities)
     memory = agent.body.initial((env.spec.num_envs,), env.spec.n_agents, device)
     meter = Meter(agent)
     act = meter.timed(acts(agent, epsilon=cell.epsilon))

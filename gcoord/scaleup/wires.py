@@ -132,12 +132,14 @@ class Copied(nn.Module):
 
 
 def lay(encoder: nn.Module, wire: Wire, condition: str) -> None:
-    """Lays a wire into an encoder: around its `kernels`, or in the place of its `wire`. Raises ValueError for one that
-    has neither, since nobody can tell what is a message in it."""
+    """Lays a wire into an encoder: around its `kernels` and into its relays, or in the place of its `wire`. Raises
+    ValueError for one that has neither, since nobody can tell what is a message in it."""
     kernels = getattr(encoder, "kernels", None)
     if isinstance(kernels, nn.ModuleList):
         for i, kernel in enumerate(kernels):
             kernels[i] = Wired(kernel, wire)
+        for relay in getattr(encoder, "relays", ()):
+            relay.wire = Copied(wire)
     elif isinstance(getattr(encoder, "wire", None), nn.Module):
         encoder.wire = Copied(wire)
     else:

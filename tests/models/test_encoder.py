@@ -34,6 +34,7 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
     "additive": graph_encoder(AdditiveKernel),
     "edge": graph_encoder(EdgeKernel),
     "conv": graph_encoder(ConvKernel),
+    "relay": lambda **sizes: GraphEncoder(OWN, DIM, heads=4, relay=3 if sizes.get("entity_dim") else 0, **sizes),
     "mlp": lambda **sizes: MLPEncoder(OWN, DIM, **sizes),
 }
 every_encoder = pytest.mark.parametrize("name", ENCODERS)

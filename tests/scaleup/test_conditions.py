@@ -16,6 +16,7 @@ from gcoord.models.agent import Agent, Body
 from gcoord.models.encoder import MLPEncoder
 from gcoord.models.kinds import policy_head
 from gcoord.models.memory import GRU
+from gcoord.models.relay import Relay
 from gcoord.scaleup.conditions import Condition, Disturbed, agent_under, parse
 from gcoord.scaleup.speech import Speech
 from gcoord.scaleup.wires import swapped, uniform
@@ -25,6 +26,7 @@ ENCODERS = {
     **{kernel.__name__: partial(GraphEncoder, kernel=kernel) for kernel in (MeanKernel, EdgeKernel, ConvKernel)},
     "MLPEncoder": MLPEncoder,
 }
+RELAYING = {"Relay": partial(GraphEncoder, relay=2, heads=4)}
 EVERY = ["cut=0.5", "delay=1", "delay=2", "shuffle", "noise=0.5", "leave=0.5", "join=0.5", "r=0.5", "k=1"]
 KEY = torch.arange(3) + 7
 
@@ -33,7 +35,9 @@ def agent_for(env, encoder="RelationKernel", topology=None, memory=False) -> Age
     torch.manual_seed(0)
     spec = env.spec
     topology = Nearest(2) if topology is None else topology
-    body = Body(spec, topology, partial(ENCODERS[encoder], dim=16), partial(GRU, dim=8) if memory else None)
+    body = Body(
+        spec, topology, partial({**ENCODERS, **RELAYING}[encoder], dim=16), partial(GRU, dim=8) if memory else None
+    )
     return Agent(body, partial(policy_head, spec)).eval().requires_grad_(False)
 
 
@@ -103,9 +107,23 @@ def test_a_share_of_messages_is_cut_and_the_same_key_cuts_the_same():
     assert abs(float(first.float().sum(-1).mean()) / 23 - 0.7) < 0.03
 
 
-@pytest.mark.parametrize("encoder", ["RelationKernel", "MLPEncoder", "ConvKernel"])
+@pytest.mark.parametrize("text", ["cut=1", "shuffle", "noise=0.5"])
+def test_what_is_relayed_of_entities_is_a_message_too(text, monkeypatch):
+    kept, plain = [], Relay.forward
+    monkeypatch.setattr(Relay, "forward", lambda self, h, graph: kept.append(plain(self, h, graph)) or kept[-1])
+    env = meet(entities=3)
+    agent = agent_for(env, "Relay", Complete())
+    for one in (agent, agent_under(text, agent)):
+        rows(one, meet(entities=3), steps=1)
+    before, after = kept[0], kept[2]  # of the first of two rounds
+    assert (before[..., 5:, :] > 0).any() and (before[..., :5, :] == 0).all()
+    assert (after == 0).all() if text == "cut=1" else (after - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("encoder", ["RelationKernel", "MLPEncoder", "ConvKernel", "Relay"])
 @pytest.mark.parametrize("delay", [1, 2])
 def test_what_is_heard_late_is_what_was_sent_then(encoder, delay):
+    meet = partial(globals()["meet"], entities=3 if encoder in RELAYING else 0)
     agent = agent_under(f"delay={delay}", agent_for(meet(), encoder, Complete()))
     plain = rows(agent, meet())
 

@@ -105,7 +105,7 @@ def test_every_point_of_a_curve_counts_agent_steps_too():
 # What acting costs
 
 
-def costs(topology, n=8, rounds=2, **options):
+def costs(topology, n=8, rounds=2, relay=0, **options):
     env = gcoord.make_env("native/meet", n_agents=n, num_envs=4, **options)
     parts = {
         "topology": topology,
@@ -114,6 +114,7 @@ def costs(topology, n=8, rounds=2, **options):
             "_partial_": True,
             "encoder": {
                 "_target_": "gcoord.models.encoder.GraphEncoder", "_partial_": True, "dim": 16, "rounds": rounds,
+                "relay": relay,
             },
         },
         "head": {"_target_": "gcoord.models.kinds.policy_head", "_partial_": True},
@@ -137,6 +138,12 @@ def test_messages_and_bytes_are_what_the_graph_and_the_encoder_say(topology, hea
     assert told["message_bytes"] == pytest.approx([2 * heard * 16 * 4] * 4)
     assert "edges_dropped" not in told and "entities_heard" not in told
     assert costs(part(topology), rounds=1)["messages"] == pytest.approx([heard] * 4)
+
+
+def test_what_is_relayed_of_every_entity_is_counted_in_bytes():
+    told = costs(part(Complete()), relay=3, entities=5)
+    assert told["messages"] == pytest.approx([2 * 7] * 4)
+    assert told["message_bytes"] == pytest.approx([2 * 7 * (16 + 3 * heard) * 4 for heard in told["entities_heard"]])
 
 
 def test_lost_messages_are_not_counted_and_entities_are_no_messages():
