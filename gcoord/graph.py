@@ -14,7 +14,8 @@ from tensordict import TensorClass
 from torch import Tensor
 
 from gcoord.edges import geometry
-from gcoord.neighbours import edge_hash, nearest
+from gcoord.hashing import edge_hash
+from gcoord.neighbours import nearest
 from gcoord.planes import Planes, audible, squared_between, within_kth
 
 __all__ = ["AgentGraph", "Complete", "Given", "Lossy", "Nearest", "Radius", "Topology", "geometry"]

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gcoord.neighbours import edge_hash, sum_of_squares
+from gcoord.candidates import sum_of_squares
+from gcoord.hashing import edge_hash
 
 
 class Planes:

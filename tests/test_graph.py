@@ -235,7 +235,8 @@ def test_working_in_small_portions_changes_nothing(where, cells_from, monkeypatc
         Radius(3.0 if where == "grid" else 0.2, limit=3, cells_from=cells_from),
     ]
     expected = [topology(*everything, key=torch.arange(5)) for topology in topologies]
-    monkeypatch.setattr("gcoord.neighbours.PAIRS_AT_ONCE", 300)
+    monkeypatch.setattr("gcoord.candidates.PAIRS_AT_ONCE", 300)
+    monkeypatch.setattr("gcoord.strips.PAIRS_AT_ONCE", 300)
     monkeypatch.setattr("gcoord.neighbours.GRAPHS_AT_ONCE", 200)
     for topology, whole in zip(topologies, expected, strict=True):
         graph = topology(*everything, key=torch.arange(5))

@@ -19,7 +19,18 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "gcoord"
 
 LAYERS = {
-    "base": {"spec", "trajectory", "graph", "neighbours", "planes", "edges", "returns"},
+    "base": {
+        "spec",
+        "trajectory",
+        "graph",
+        "neighbours",
+        "strips",
+        "candidates",
+        "hashing",
+        "planes",
+        "edges",
+        "returns",
+    },
     "conf": {"arguments", "conf"},
     "checkpoint": {"checkpoint"},
     "models": {"models"},

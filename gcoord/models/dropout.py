@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gcoord.graph import AgentGraph
-from gcoord.neighbours import edge_hash
+from gcoord.hashing import edge_hash
 
 # Streams of their own beside those of ties, Lossy and roles.
 NODES, MESSAGES = 4, 5

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gcoord.hashing import edge_hash
 from gcoord.models.agent import Features
 from gcoord.models.kinds import ByKind
 from gcoord.models.messages import read
 from gcoord.models.pairs import agents_heard, of_senders
 from gcoord.models.senses import sense
-from gcoord.neighbours import edge_hash
 from gcoord.spec import Discrete, TeamSpec
 from gcoord.trajectory import Observation
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gcoord.graph import AgentGraph
-from gcoord.neighbours import edge_hash
+from gcoord.hashing import edge_hash
 
 SHUFFLE, NOISE, PLACE = 21, 22, 23
 

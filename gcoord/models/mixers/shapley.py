@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gcoord.hashing import edge_hash
 from gcoord.models.mixers.base import Mixed, Mixer, Reduce, Utilities, checked, total_of, two_layers
 from gcoord.models.pool import team_pool
-from gcoord.neighbours import edge_hash
 
 # Radians by which values as far apart as a team's furthest turn a wave at most.
 FREQUENCY = 64.0
