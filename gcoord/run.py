@@ -24,6 +24,7 @@ from gcoord.callbacks import Figures, write_json
 from gcoord.checkpoint import load_state, rng_state, save_state
 from gcoord.data.collect import Collector, acts, play, random_actions
 from gcoord.data.dataset import manifests_of
+from gcoord.data.sharing import Sharing
 from gcoord.data.sources import Source
 from gcoord.envs.team import TeamEnv
 from gcoord.learners.base import Learner
@@ -273,6 +274,12 @@ def build(cfg: DictConfig) -> Run:
             source: Source = conf.build(cfg.source)(learner=learner, collectors=collectors, seed=cfg.seed)
         else:
             source = conf.build(cfg.source)(learner=learner, specs=specs, seed=cfg.seed)
+        sharing: Sharing = conf.build(cfg.sharing)
+        if sharing:
+            if not collects:
+                raise ValueError("expected a source that plays for sharing.neighbours (got recorded teams)")
+            sharing.check(specs[0])
+            source.sharing = sharing
         if curriculum is not None:
             source.curriculum = conf.build(curriculum)([spec.n_agents for spec in specs], seed=cfg.seed)
             source.curriculum.check(specs[0])

@@ -14,6 +14,7 @@ from gcoord.data.collect import Collector
 from gcoord.data.curriculum import Growing
 from gcoord.data.priorities import Priorities
 from gcoord.data.replays import Replays
+from gcoord.data.sharing import Sharing
 from gcoord.learners.base import Learner
 from gcoord.trajectory import Trajectory
 
@@ -46,6 +47,7 @@ class Source:
         self.generator = torch.Generator().manual_seed(seed)
         # Set by who trains; without one every round is played at all sizes.
         self.curriculum: Growing | None = None
+        self.sharing: Sharing | None = None
         self.playing = list(collectors)
         self._before: list[dict[str, Any]] = []
 
@@ -86,6 +88,8 @@ class Source:
             collector.collect(learner.agent, steps, learner.epsilon, learner.needs_log_prob, memories)
             for collector in self.playing
         ]
+        if self.sharing is not None:
+            trajectories = [self.sharing(trajectory, learner.agent.body) for trajectory in trajectories]
         learner.agent.train(was_training)
         valid = [trajectory.steps.valid for trajectory in trajectories]
         frames = torch.stack([rows.sum() for rows in valid]).tolist()
