@@ -28,6 +28,9 @@ def page() -> str:
         ("graphs", "Graph building, beside brute force", graphs),
         ("collection", "Collection, beside the bare simulator", collection),
         ("stepping", "Worker processes, beside one process and three other ways", stepping),
+        ("natives_points", "Native spread beside mpe2, and target beside the same on mpe2's engine", natives),
+        ("natives_rooms", "Native waterworld and prison, beside their originals", natives),
+        ("natives_grid", "Native mapf and skirmish, and mapf beside POGEMA", grid),
     ):
         for suffix, where in (("", ""), ("-cuda", ", on a GPU")):
             path = RESULTS / f"{name}{suffix}.json"
@@ -145,6 +148,35 @@ SIDES = ("one process", "step", "fragments", "supersuit", "torchrl", "pipes")
 
 def _ratio(ratio: dict[str, Any]) -> str:
     return f"{ratio['mean']:.2f} (from {ratio['lower_bound']:.2f})"
+
+
+NATIVES = "Agent-steps a second of one core, random actions; all teams of ours at once, the original's one team.\n\n"
+
+
+def natives(result: dict[str, Any]) -> str:
+    """Every native world's speed, and what it is to its original's, measured in turn."""
+    rows = []
+    for r in result["speed"] if "speed" in result else result["rows"]:
+        theirs = r.get("original", r.get("python"))
+        ratio = f"{r['ratio']:.0f} ({r['least_ratio']:.0f})" if theirs else "-"
+        original = f"{theirs:,.0f}" if theirs else "-"
+        rows.append([r["world"], r["n_agents"], r["num_envs"], f"{r['native']:,.0f}", original, ratio])
+    head = ["world", "agents", "teams", "ours", "original", "times as fast (the least of the blocks)"]
+    return NATIVES + table(head, rows)
+
+
+def grid(result: dict[str, Any]) -> str:
+    """The same for the worlds on grids; POGEMA by each of its rules for who arrives."""
+    rows = [
+        [r["world"], r["n_agents"], r["num_envs"], f"{r['agent_steps']:,.0f}", "-", "-"] for r in result["alone"]
+    ] + [
+        [
+            f"native/mapf, on_target={r['on_target']}", r["n_agents"], r["num_envs"], f"{r['median']['ours']:,.0f}",
+            f"{r['median']['pogema']:,.0f}", f"{r['times_as_fast']:.1f} ({r['times_as_fast_at_best']:.1f})",
+        ]
+        for r in result.get("beside_pogema", [])
+    ]  # fmt: skip
+    return NATIVES + table(["world", "agents", "teams", "ours", "POGEMA", "times as fast (of the fastest)"], rows)
 
 
 if __name__ == "__main__":
