@@ -110,7 +110,9 @@ def judge(method: str, network: int, folders: Sequence[Path], out: Path) -> list
 
 
 def condition_of(network: int, changed: str = "") -> str:
-    return f"network={network}" + (f" {changed}" if changed not in ("", "none") else "")
+    """Of a row: the network, which a sweep names only where it is not the one trained on, and what else was changed."""
+    others = [word for word in changed.split() if word != f"env.network={network}"]
+    return " ".join([f"network={network}", *others])
 
 
 def script(network: int, name: str, runs: int, steps: int = STEPS) -> list[Row]:
@@ -160,7 +162,8 @@ def gather(runs: Path, methods: Sequence[str], networks: Sequence[int], seeds: S
 
 def label(row: Row) -> str:
     """How a row of the tables is called."""
-    name = row.mode if row.mode == "random" else SCRIPTS.get(row.method, f"{row.method}, trained on 20")
+    learnt = f"{row.method}, {row.frames / 1000:.0f},000 frames with 20"
+    name = row.mode if row.mode == "random" else SCRIPTS.get(row.method, learnt)
     changed = row.condition.partition(" ")[2]
     return name + {"": "", "cut=1": ", messages cut"}.get(changed, f", games of {changed.partition('=')[2]} steps")
 
@@ -200,9 +203,9 @@ def draw(rows: Sequence[Row]) -> None:
     figure = Figure(figsize=(12, 4), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     for k, (ax, metric) in enumerate(zip(figure.subplots(1, len(MEASURES)), MEASURES)):
-        drawn = [name for name in by_label(rows, PUBLISHED) if name != "random" and "," not in name.split(" on ")[-1]]
-        for place, name in enumerate(name for name in drawn if "games of" not in name):
-            cells = [by_label(rows, PUBLISHED)[name][n][metric] for n in SIZES]
+        labelled = by_label([row for row in rows if row.condition == condition_of(PUBLISHED)], PUBLISHED)
+        for place, name in enumerate(name for name in labelled if name != "random"):
+            cells = [labelled[name][n][metric] for n in SIZES]
             ax.plot(SIZES, [row.value for row in cells], f"C{place}o-", markersize=4, label=name)
             ax.fill_between(
                 SIZES, [row.ci_low for row in cells], [row.ci_high for row in cells], color=f"C{place}", alpha=0.2
@@ -230,7 +233,7 @@ if __name__ == "__main__":
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--networks", type=int, nargs="+", default=list(NETWORKS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--frames", type=int, default=40_000)
+    parser.add_argument("--frames", type=int, default=80_000)
     parser.add_argument("--runs", type=Path, default=Path("runs/dgn_routing"))
     given = parser.parse_args()
     folder = given.runs.resolve()

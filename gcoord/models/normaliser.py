@@ -8,9 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# Variance, in squared units of a feature's size, below which it is rounding.
+_CONSTANT = 1e-12
+
 
 class RunningNorm(nn.Module):
     """Brings every feature to mean 0 and deviation 1 by the statistics of all that was seen so far.
+
+    One that has been the same throughout is only shifted.
 
     Batches are merged exactly (Chan, Golub, LeVeque 1979). `update` counts only what the mask admits and does nothing
     in eval mode; calling the module normalises and never updates.
@@ -56,7 +61,9 @@ class RunningNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x normalised and clipped; x itself (clipped) while fewer than two rows were seen."""
         enough = self.count > 1
-        variance = torch.where(enough, self.m2 / self.count.clamp(min=1), 1.0)
+        variance = self.m2 / self.count.clamp(min=1)
+        # Nothing is known of how far a feature varies that never did: its first other value is not blown up.
+        variance = torch.where(enough & (variance > _CONSTANT * (1 + self.mean.square())), variance, 1.0)
         scale = (variance + self.eps).rsqrt().to(x.dtype)
         mean = torch.where(enough, self.mean, 0.0).to(x.dtype)
         return ((x - mean) * scale).clamp(-self.clip, self.clip)

@@ -49,7 +49,17 @@ def test_constant_features_and_first_steps_stay_finite_and_clipped():
     x = torch.tensor([[1.0, 7.0]])
     torch.testing.assert_close(norm(x), torch.tensor([[1.0, 5.0]]))
     norm.update(torch.full((20, 3, 2), 7.0), torch.ones(20, 3, dtype=torch.bool))
-    torch.testing.assert_close(norm(torch.tensor([[7.0, 8.0]])), torch.tensor([[0.0, 5.0]]))
+    torch.testing.assert_close(norm(torch.tensor([[7.0, 17.0]])), torch.tensor([[0.0, 5.0]]))
+
+
+def test_the_first_other_value_of_a_constant_feature_is_only_shifted():
+    norm = RunningNorm(3)
+    rows = torch.tensor([1.0, 0.3, 1e4]).expand(5, 7, 3).clone()
+    for _ in range(4):
+        norm.update(rows, torch.ones(5, 7, dtype=torch.bool))
+    torch.testing.assert_close(
+        norm(torch.tensor([0.0, 0.5, 1e4 + 2])), torch.tensor([-1.0, 0.2, 2.0]), atol=1e-2, rtol=0
+    )
 
 
 def test_offsets_far_from_zero_lose_no_variance():
