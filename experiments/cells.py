@@ -24,7 +24,7 @@ import gcoord
 from gcoord import conf
 from gcoord.checkpoint import whole_file
 from gcoord.command import run_command
-from gcoord.data.collect import Act, acts, play
+from gcoord.data.playing import Act, acts, play
 from gcoord.envs.team import TeamEnv
 from gcoord.run_folder import read_config
 from gcoord.train import train, validate

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from gcoord import conf
 from gcoord.command import Job, run_command
-from gcoord.data.collect import Act, acts, random_actions
 from gcoord.data.dataset import append, begin_shard, check_append, read_manifest
+from gcoord.data.playing import Act, acts, random_actions
 from gcoord.data.recording import noisy, record
 from gcoord.envs.team import TeamEnv
 from gcoord.lock import FolderLock

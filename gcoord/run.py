@@ -22,8 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from gcoord import conf
 from gcoord.callbacks import Figures, write_json
 from gcoord.checkpoint import load_state, rng_state, save_state
-from gcoord.data.collect import Collector, acts, play, random_actions
+from gcoord.data.collect import Collector
 from gcoord.data.dataset import manifests_of
+from gcoord.data.playing import acts, play, random_actions
 from gcoord.data.sharing import Sharing
 from gcoord.data.sources import Source
 from gcoord.envs.team import TeamEnv

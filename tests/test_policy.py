@@ -12,7 +12,7 @@ import torch
 
 import gcoord
 from gcoord import policy as module
-from gcoord.data.collect import acts, play
+from gcoord.data.playing import acts, play
 from gcoord.policy import load, make_agent, save_policy
 from gcoord.trajectory import observe
 

@@ -57,7 +57,7 @@ def test_the_clone_of_a_script_comes_near_its_return(data, clone):
 def test_what_was_cloned_at_four_acts_at_sixteen(clone):
     policy = gcoord.load(clone)
     env = gcoord.make_env("native/meet", n_agents=16, num_envs=100)
-    from gcoord.data.collect import acts, play, random_actions
+    from gcoord.data.playing import acts, play, random_actions
 
     def returns(act):
         return play(env, act, None, 100, 5)["return_per_agent"].mean().item()

@@ -33,7 +33,7 @@ from experiments.cells import (  # noqa: E402
     work,
 )
 from gcoord.checkpoint import whole_file  # noqa: E402
-from gcoord.data.collect import random_actions  # noqa: E402
+from gcoord.data.playing import random_actions  # noqa: E402
 from gcoord.scaleup.comparison import interval, iqm  # noqa: E402
 from gcoord.scaleup.protocol import scripted  # noqa: E402
 from gcoord.scaleup.report import Row, write_csv  # noqa: E402

@@ -27,7 +27,7 @@ from torch import Tensor  # noqa: E402
 
 from experiments.cells import replaced  # noqa: E402
 from gcoord import make_env  # noqa: E402
-from gcoord.data.collect import Act, play  # noqa: E402
+from gcoord.data.playing import Act, play  # noqa: E402
 from gcoord.scaleup.report import Row, read_csv, write_csv  # noqa: E402
 from gcoord.scaleup.statistics import interval  # noqa: E402
 from gcoord.trajectory import Observation  # noqa: E402

@@ -10,7 +10,7 @@ import argparse
 
 import gcoord
 from gcoord import conf
-from gcoord.data.collect import play, random_actions
+from gcoord.data.playing import play, random_actions
 from gcoord.scaleup.playing import scripted
 from gcoord.scaleup.statistics import interval
 

@@ -1,136 +1,18 @@
-"""Steps a world with a policy: trajectories to learn from, episodes to judge by."""
+"""Steps a world with a policy: trajectories to learn from."""
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from gcoord.data.tallies import Episodes, Keys
 from gcoord.envs.team import CollectsItself, PolicyError, PolicyState, TeamEnv
 from gcoord.models.agent import Agent
-from gcoord.spec import Continuous, TeamSpec
-from gcoord.trajectory import Observation, Outcome, Step, Trajectory, learns
-
-
-class Episodes:
-    """Running sums of the episodes under way, on the world's device.
-
-    `add` takes each row; it gives, for the teams whose episode ended with it, the episode's figures: `return` (the
-    team's: the shared reward where it is shared, else the sum over agents), `return_per_agent`, `return_worst_agent`
-    (of those who ever lived, whoever earned least), `length` and the world's own metrics.
-    """
-
-    def __init__(self, spec: TeamSpec, device: Any) -> None:
-        self.spec = spec
-        self.reward = torch.zeros(spec.num_envs, device=device)
-        self.length = torch.zeros(spec.num_envs, device=device)
-        self.own = torch.zeros(spec.num_envs, spec.n_agents, device=device)
-        self.lived = torch.zeros(spec.num_envs, spec.n_agents, dtype=torch.bool, device=device)
-        # The maximum of nothing yet is below every value, also those of metrics that are always negative.
-        self.empty = {name: float("-inf") if rule == "any" else 0.0 for name, rule in spec.metrics.items()}
-        self.metrics = {name: torch.full((spec.num_envs,), value, device=device) for name, value in self.empty.items()}
-
-    def add(self, seen: Observation, outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
-        """One row -> (done [B] bool, figures by name [B], meaningful where done)."""
-        done = outcome.terminated | outcome.truncated
-        team, own, acts = self.earned(seen.alive, outcome.reward, outcome.valid)
-        metrics = {name: outcome.metrics[name].unsqueeze(0) for name in self.spec.metrics}
-        rows = (team.unsqueeze(0), own.unsqueeze(0), acts.unsqueeze(0), outcome.valid.unsqueeze(0))
-        return done, self._add_stretch(*rows, done, metrics)
-
-    def add_rows(self, steps: Step, metrics: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Rows [T, B] and their metrics [T, B] by name -> what `add` gives of the rows with which episodes ended."""
-        team, own, acts = self.earned(steps.seen.alive, steps.reward, steps.valid)
-        done, valid = steps.done, steps.valid
-        ends = done.any(-1)
-        # Rows in which nobody ends or begins anew are summed at once.
-        cuts = [0, *((ends[:-1] | ~valid[1:].all(-1)).nonzero().squeeze(-1) + 1).tolist(), len(valid)]
-        for start, stop in itertools.pairwise(cuts):
-            some = slice(start, stop)
-            told = {name: metrics[name][some] for name in self.spec.metrics}
-            figures = self._add_stretch(team[some], own[some], acts[some], valid[some], done[stop - 1], told)
-            if ends[stop - 1]:
-                yield done[stop - 1], figures
-
-    def earned(self, alive: Tensor, reward: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of alive and reward [*, B, N] and valid [*, B] -> what teams earn [*, B], what each agent does
-        [*, B, N], and who acts there [*, B, N] bool."""
-        acts = alive & valid.unsqueeze(-1)
-        own = torch.where(acts, reward, 0.0)
-        team = own.sum(-1)
-        return team / acts.sum(-1).clamp(min=1) if self.spec.shared_reward else team, own, acts
-
-    def _add_stretch(
-        self, team: Tensor, own: Tensor, acts: Tensor, valid: Tensor, done: Tensor, metrics: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Rows [R, B] of what was `earned` and of metrics, all valid after the first; done [B] in the last -> figures
-        by name [B]."""
-        first, now = valid[0], valid.sum(0)
-        # A reset that no end came before is that of a world that was lost: what it had begun counts nowhere.
-        self.reward, self.length = self.reward * first + team.sum(0), self.length * first + now
-        self.own = self.own * first.unsqueeze(-1) + own.sum(0)
-        self.lived = self.lived & first.unsqueeze(-1) | acts.any(0)
-        for name, rule in self.spec.metrics.items():
-            told = metrics[name].to(self.reward.dtype)
-            before = torch.where(first, self.metrics[name], self.empty[name])
-            if rule == "last":
-                before = torch.where(valid[-1], told[-1], before)
-            elif rule == "any":
-                before = torch.maximum(torch.where(valid, told, self.empty[name]).amax(0), before)
-            else:
-                before = before + torch.where(valid, told, 0.0).sum(0)
-            self.metrics[name] = before
-        figures = {
-            "return": self.reward.clone(),
-            "return_per_agent": self.reward / (1 if self.spec.shared_reward else self.spec.n_agents),
-            "return_worst_agent": torch.where(self.lived, self.own, torch.inf).amin(-1).nan_to_num(posinf=0.0),
-            "length": self.length.clone(),
-        }
-        for name, rule in self.spec.metrics.items():
-            figures[name] = self.metrics[name] / self.length.clamp(min=1) if rule == "mean" else self.metrics[name]
-        keep = (~done).to(self.reward.dtype)
-        self.reward, self.length = self.reward * keep, self.length * keep
-        self.own, self.lived = self.own * keep.unsqueeze(-1), self.lived & ~done.unsqueeze(-1)
-        self.metrics = {name: torch.where(done, self.empty[name], value) for name, value in self.metrics.items()}
-        return figures
-
-    def state_dict(self) -> dict[str, Any]:
-        # Sums go on in place: what is saved is a copy.
-        sums = {name: getattr(self, name).clone() for name in ("reward", "length", "own", "lived")}
-        return {**sums, "metrics": dict(self.metrics)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        device = self.reward.device
-        for name in ("reward", "length", "own", "lived"):
-            # Checkpoints of earlier versions lack what each agent earned so far.
-            if name in state:
-                setattr(self, name, state[name].to(device, copy=True))
-        self.metrics = {name: value.to(device, copy=True) for name, value in state["metrics"].items()}
-
-
-class Keys:
-    """The rows' random keys, counted up from a start that belongs to the seed: one for each of B teams and step."""
-
-    def __init__(self, seed: int, num_envs: int) -> None:
-        self.next, self.num_envs = seed * 1_000_003, num_envs
-
-    def peek(self, device: Any) -> Tensor:
-        """[B] long: the keys that `take` gives next."""
-        return torch.arange(self.next, self.next + self.num_envs, device=device)
-
-    def take(self, device: Any) -> Tensor:
-        """[B] long: those of the next row."""
-        keys = self.peek(device)
-        self.next += self.num_envs
-        return keys
-
-    def skip(self, rows: int) -> None:
-        """Those of so many rows are taken elsewhere."""
-        self.next += rows * self.num_envs
+from gcoord.spec import TeamSpec
+from gcoord.trajectory import Observation, Step, Trajectory, learns
 
 
 class Collector:
@@ -358,83 +240,3 @@ def check_finite(trajectory: Trajectory, spec: TeamSpec) -> None:
                 f"expected finite numbers from {spec.world or 'the world'} (got {name} with NaN or infinity for agent "
                 f"{agent} of team {team}, {step} steps into the rollout)"
             )
-
-
-Act = Callable[[Observation, Tensor | None, Tensor], tuple[Tensor, Tensor | None]]
-
-
-@torch.no_grad()
-def play(
-    env: TeamEnv, act: Act, memory: Tensor | None, episodes: int, seed: int, limit: int = 100_000
-) -> dict[str, Tensor]:
-    """Plays whole episodes and gives each figure's values [E], E >= `episodes`, the same number from every team.
-
-    `act(seen, memory, key) -> (action, memory)`; `memory` is the one to start from. Every team plays
-    ceil(episodes / B) episodes, so that short episodes are not over-represented. Raises RuntimeError if that takes
-    more than `limit` steps.
-    """
-    spec = env.spec
-    quota = -(-episodes // spec.num_envs)
-    seen = env.reset(seed)
-    device = seen.own.device
-    running = Episodes(spec, device)
-    played = torch.zeros(spec.num_envs, dtype=torch.long, device=device)
-    values: dict[str, list[Tensor]] = {}
-    keys = Keys(seed, spec.num_envs)
-    for _ in range(limit):
-        action, memory = act(seen, memory, keys.take(device))
-        following, outcome = env.step(action)
-        memory = clear(memory, ~outcome.valid)
-        done, figures = running.add(seen, outcome)
-        counted = done & (played < quota)
-        if counted.any():
-            for name, value in figures.items():
-                values.setdefault(name, []).append(value[counted])
-            played += counted
-            if bool((played >= quota).all()):
-                return {name: torch.cat(parts).cpu() for name, parts in values.items()}
-        seen = following
-    raise RuntimeError(
-        f"expected {quota} episodes of every team within {limit} steps of {spec.world} (set env.max_steps)"
-    )
-
-
-def acts(agent: Agent, greedy: bool = True, epsilon: float = 0.0) -> Act:
-    """`play`'s act of an agent: greedy but for a share `epsilon`, or sampling (see `Agent.act`)."""
-
-    def act(seen: Observation, memory: Tensor | None, key: Tensor) -> tuple[Tensor, Tensor | None]:
-        acted = agent.act(seen, memory, key=key, greedy=greedy, epsilon=epsilon)
-        return acted.action, acted.memory
-
-    return act
-
-
-def random_actions(spec: TeamSpec, seed: int, device: Any = "cpu") -> Act:
-    """`play`'s act of a policy that draws uniformly among what is available."""
-    generator = torch.Generator(device).manual_seed(seed)
-    wide = (len(spec.actions), spec.n_actions)
-    low, high, counts = torch.zeros(wide), torch.ones(wide), torch.ones(len(spec.actions), dtype=torch.long)
-    discrete = torch.zeros(len(spec.actions), dtype=torch.bool)
-    for kind, space in enumerate(spec.actions):
-        if isinstance(space, Continuous):
-            low[kind, : space.n], high[kind, : space.n] = torch.tensor(space.low), torch.tensor(space.high)
-        else:
-            counts[kind], discrete[kind] = space.n, True
-    low, high, counts, discrete = (x.to(device) for x in (low, high, counts, discrete))
-
-    def act(seen: Observation, memory: Tensor | None, key: Tensor) -> tuple[Tensor, Tensor | None]:
-        kind = torch.where(seen.alive, seen.kind, 0)
-        shape = (*kind.shape, spec.n_actions)
-        noise = torch.rand(shape, generator=generator, device=device)
-        box = low[kind] + noise * (high[kind] - low[kind])
-        legal = torch.arange(spec.n_actions, device=device) < counts[kind].unsqueeze(-1)
-        if seen.available is not None:
-            legal = legal & (seen.available | ~seen.available.any(-1, keepdim=True))
-        number = torch.where(legal, noise, -1.0).argmax(-1)
-        if spec.discrete:
-            return number, memory
-        first = torch.zeros_like(box)
-        first[..., 0] = number
-        return torch.where(discrete[kind].unsqueeze(-1), first, box), memory
-
-    return act

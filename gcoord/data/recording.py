@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gcoord.data.collect import Act, Episodes, Keys, check_finite, clear, random_actions
+from gcoord.data.collect import check_finite, clear
 from gcoord.data.frames import newest
+from gcoord.data.playing import Act, random_actions
 from gcoord.data.shards import OWN, ShardWriter, leaves_of, steps_of
+from gcoord.data.tallies import Episodes, Keys
 from gcoord.envs.team import TeamEnv
 from gcoord.spec import TeamSpec
 from gcoord.trajectory import Observation, Step, Trajectory
@@ -69,7 +71,7 @@ def record(
     """Plays exactly `episodes` whole episodes, writes every one as it ends, and returns the mean of each figure.
 
     Arguments:
-        act, memory: as in `gcoord.data.collect.play`.
+        act, memory: as in `gcoord.data.playing.play`.
         seed: of the world and of the rows' keys.
         limit: steps that no episode may be longer than.
 

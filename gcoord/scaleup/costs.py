@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gcoord.data.collect import Act
+from gcoord.data.playing import Act
 from gcoord.graph import AgentGraph
 from gcoord.models.agent import Agent, Features
 from gcoord.trajectory import Observation

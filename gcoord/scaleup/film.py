@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gcoord.data.collect import Keys
+from gcoord.data.tallies import Keys
 from gcoord.envs.team import TeamEnv
 from gcoord.models.agent import Agent, Features
 from gcoord.scaleup.report import COLORS

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gcoord.data.collect import acts, play
+from gcoord.data.playing import acts, play
 from gcoord.policy import load
 from gcoord.run import make_world, pick_device
 from gcoord.scaleup.finished import Finished, by_task

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gcoord import conf
 from gcoord.arguments import arguments_of
-from gcoord.data.collect import Act, acts, play, random_actions
+from gcoord.data.playing import Act, acts, play, random_actions
 from gcoord.envs.team import TeamEnv
 from gcoord.graph import Lossy
 from gcoord.policy import Policy, load

@@ -5,7 +5,9 @@ import torch
 from tensordict import TensorDict
 
 import gcoord
-from gcoord.data.collect import Collector, Episodes, Keys, play, random_actions
+from gcoord.data.collect import Collector
+from gcoord.data.playing import play, random_actions
+from gcoord.data.tallies import Episodes, Keys
 from gcoord.spec import Discrete, TeamSpec
 from gcoord.trajectory import Outcome, observe
 

@@ -12,10 +12,11 @@ import torch
 from tensordict import TensorDict
 
 import gcoord
-from gcoord.data.collect import Episodes, random_actions
 from gcoord.data.dataset import Dataset, append, begin_shard, check_append, read_manifest
+from gcoord.data.playing import random_actions
 from gcoord.data.recording import noisy, record
 from gcoord.data.shards import steps_of
+from gcoord.data.tallies import Episodes
 from gcoord.data.windows import Windows
 from gcoord.envs.native.meet import _MOVES, _SPEED
 from gcoord.scaleup.protocol import scripted

@@ -10,7 +10,7 @@ import torch
 from short_runs import learn, learn_by_command
 
 import gcoord
-from gcoord.data.collect import play, random_actions
+from gcoord.data.playing import play, random_actions
 from gcoord.envs import check_team_env
 from gcoord.envs.atari import Console, space_invaders, space_invaders_alone
 from gcoord.envs.copies import episode_seed

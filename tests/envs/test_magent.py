@@ -15,7 +15,7 @@ import gcoord
 from gcoord import policy as policies
 from gcoord.command import run_command
 from gcoord.conf import make_env, options_of
-from gcoord.data.collect import play, random_actions
+from gcoord.data.playing import play, random_actions
 from gcoord.envs import TeamEnv, check_team_env, magent, magent_dgn
 from gcoord.envs.copies import episode_seed
 from gcoord.scaleup.playing import scripted

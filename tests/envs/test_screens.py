@@ -10,7 +10,7 @@ import torch
 
 import gcoord
 from gcoord import conf
-from gcoord.data.collect import random_actions
+from gcoord.data.playing import random_actions
 
 WORLDS: dict[str, dict[str, Any]] = {
     "butterfly/pistonball": {"n_agents": 5},

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 import gcoord
-from gcoord.data.collect import Collector, acts, play, random_actions
+from gcoord.data.collect import Collector
 from gcoord.data.dataset import append, begin_shard
 from gcoord.data.offline import Offline
+from gcoord.data.playing import acts, play, random_actions
 from gcoord.data.recording import record
 from gcoord.data.sources import Replayed
 from gcoord.graph import Auto, Complete

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import gcoord
-from gcoord.data.collect import random_actions
 from gcoord.data.dataset import Dataset, append, begin_shard
+from gcoord.data.playing import random_actions
 from gcoord.data.recording import record
 from gcoord.data.windows import Windows
 from gcoord.graph import Auto, Complete

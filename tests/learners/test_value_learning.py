@@ -12,7 +12,8 @@ import gcoord
 from gcoord.checkpoint import load_state
 from gcoord.command import run_command
 from gcoord.conf import build, fill, options_of
-from gcoord.data.collect import Collector, acts, play, random_actions
+from gcoord.data.collect import Collector
+from gcoord.data.playing import acts, play, random_actions
 from gcoord.data.sources import Replayed
 from gcoord.graph import Complete
 from gcoord.models import GraphEncoder, MeanKernel

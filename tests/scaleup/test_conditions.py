@@ -9,7 +9,7 @@ import torch
 
 import gcoord
 from gcoord.command import one_line
-from gcoord.data.collect import acts, play
+from gcoord.data.playing import acts, play
 from gcoord.graph import Auto, Complete, Lossy, Nearest, Radius
 from gcoord.models import AdditiveKernel, ConvKernel, EdgeKernel, GraphEncoder, MeanKernel, RelationKernel
 from gcoord.models.agent import Agent, Body

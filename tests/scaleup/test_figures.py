@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import gcoord
-from gcoord.data.collect import acts, play
+from gcoord.data.playing import acts, play
 from gcoord.graph import Complete, Lossy, Nearest, Radius
 from gcoord.policy import make_agent
 from gcoord.scaleup.cells import Cell, Played

@@ -16,7 +16,7 @@ import torch
 
 import gcoord
 from gcoord.command import run_command
-from gcoord.data.collect import Keys
+from gcoord.data.tallies import Keys
 from gcoord.evaluate import evaluate
 from gcoord.evaluate import validate as validate_evaluation
 from gcoord.graph import Auto, Lossy, Radius

@@ -9,7 +9,7 @@ from tensordict import TensorDict
 
 import gcoord
 from gcoord import conf
-from gcoord.data.collect import play, random_actions
+from gcoord.data.playing import play, random_actions
 from gcoord.scaleup.speech import WORLDS, Overheard, Speech, muted, told
 from gcoord.spec import Continuous, Discrete, TeamSpec
 from gcoord.trajectory import Outcome, observe

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from gcoord.conf import build, conf_dir, fill
-from gcoord.data.collect import random_actions
+from gcoord.data.playing import random_actions
 from gcoord.graph import Complete, Nearest, Radius
 from gcoord.learners.base import Learner
 from gcoord.models.agent import Body
