@@ -137,7 +137,7 @@ def _least(squared: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Short rows are sooner sorted whole, by vector instructions (numpy's, https://arxiv.org/abs/2205.05982), with each
     column in the low half of its number; floats that are not negative are in the order of their bits.
     """
-    if squared.is_cuda or squared.dtype != torch.float32 or squared.shape[-1] > SORTED_UP_TO:
+    if squared.device.type != "cpu" or squared.dtype != torch.float32 or squared.shape[-1] > SORTED_UP_TO:
         return squared.topk(k, dim=-1, largest=False)
     packed = squared.contiguous().view(torch.int32).long().mul_(2**32)
     packed += torch.arange(squared.shape[-1])
