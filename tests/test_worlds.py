@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from gcoord import conf
@@ -65,3 +69,42 @@ def test_a_world_whose_extra_is_missing_says_what_to_install(monkeypatch: pytest
 def test_a_card_refuses_sizes_that_do_not_rise_from_one(sizes: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="expected rising team sizes"):
         Card(sizes, "x")
+
+
+WITHOUT = """
+import importlib.abc, sys
+
+class Nothing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in {"pettingzoo", "supersuit", "mpe2", "magent2", "ale_py", "vmas"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Nothing())
+from gcoord.command import run_command
+from gcoord.train import train, validate
+
+for world in sys.argv[1:]:
+    print(world, run_command("train", train, [f"env={world}"], validate=validate))
+"""
+NEEDS = {
+    "sisl/pursuit": "petting",
+    "sisl/multiwalker": "petting",
+    "butterfly/pistonball": "petting",
+    "mpe/simple_spread": "petting",
+    "magent/battle": "magent",
+    "magent/dgn_jungle": "magent",
+    "atari/space_invaders": "atari",
+    "vmas/navigation": "vmas",
+}
+
+
+def test_without_its_extra_training_in_a_world_names_it_in_one_line_and_makes_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, *NEEDS], capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
+    assert done.stdout.splitlines() == [f"{world} 2" for world in NEEDS], done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(NEEDS), done.stderr
+    for line, extra in zip(lines, NEEDS.values(), strict=True):
+        assert line.startswith("error: ") and f"pip install 'gcoord[{extra}]'" in line
+    assert not any(tmp_path.iterdir())

@@ -82,11 +82,12 @@ def find_function(path: str) -> Callable[..., Any]:
 
 def missing(error: ModuleNotFoundError, wanted: str) -> ModuleNotFoundError:
     """The one line to show where a module is not there, which names the extra that brings it."""
+    if error.name is None:  # it is such a line already
+        return error
     package = (error.name or "").partition(".")[0]
     hint = f"pip install 'gcoord[{EXTRA[package]}]'" if package in EXTRA else "is it installed, or on PYTHONPATH?"
-    return ModuleNotFoundError(
-        f"expected the module {error.name!r} for {wanted!r} (not found): {hint}", name=error.name
-    )
+    # Without a name: commands show the line of an error that was raised by hand, and the traceback of any other.
+    return ModuleNotFoundError(f"expected the module {error.name!r} for {wanted!r} (not found): {hint}")
 
 
 def takes(function: Callable[..., Any], argument: str) -> bool:
