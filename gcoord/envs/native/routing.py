@@ -32,8 +32,8 @@ CARDS = {
         note="published figures are for density=arena; hear by topology=given; with view=ways a packet knows ways in "
         "the plane in place of numbers: to its destination, and over each link; with view=tables how many steps it has "
         "left over each link, as routers know it, and how long it would wait for the link; over 32 games of 300 steps "
-        "on the published network shortest paths make 1.19, .86 and .62 a packet and step at 20, 40 and 60 packets, delay "
-        "8.1, 10.4 and 12.8 (.59 and 13.9 at 60 in games of 1,000 steps: the network begins empty)",
+        "on the published network shortest paths make 1.19, .86 and .62 a packet and step at 20, 40 and 60 packets, "
+        "delay 8.1, 10.4 and 12.8 (.59 and 13.9 at 60 in games of 1,000 steps: the network begins empty)",
     )
 }
 
