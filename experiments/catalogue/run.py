@@ -54,7 +54,10 @@ class World:
 WORLDS = {
     "native/spread": World(40_000, 3, "algo.gamma=0.95", "success"),
     "native/target": World(40_000, 3, "algo.gamma=0.95", "success"),
-    "native/routing": World(20_000, 20, "algo.gamma=0.98 model.normalise=true", "throughput"),
+    # What is sensed are ways in the plane: numbers of routers would have to be learnt by heart.
+    "native/routing": World(
+        20_000, 20, "env.view=ways topology=given algo.gamma=0.98 model.normalise=true", "throughput"
+    ),
     "native/skirmish": World(40_000, 3, "algo.gamma=0.99", "success"),
 }
 
