@@ -1,14 +1,10 @@
 #!/usr/bin/env bash
 # Train 6, run 4 to 24, over 3 seeds: speakers and listeners of several kinds, over the graph.
 # Finished runs are not trained again.
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-PY=${PY:-.venv/bin/python}
+source "$(dirname "$0")/../runs.sh"
 RUNS=${RUNS:-runs/complex_speaker_listener}
 FRAMES=${FRAMES:-200000}
 WORLD=(env=vmas/custom env.scenario=experiments.complex_speaker_listener.scenario:Scenario)
-export OMP_NUM_THREADS=1
-train() { [ -f "$RUNS/$1/policy.json" ] || $PY -m gcoord.train "${WORLD[@]}" n_agents=6 "frames=$FRAMES" "run_dir=$RUNS/$1" "${@:2}"; }
-for seed in 0 1 2; do train "relation-$seed" model=relation topology=complete "seed=$seed"; done
+for seed in 0 1 2; do train "relation-$seed" "${WORLD[@]}" n_agents=6 "frames=$FRAMES" model=relation topology=complete "seed=$seed"; done
 $PY -m gcoord.evaluate "run=[$RUNS/relation-0,$RUNS/relation-1,$RUNS/relation-2]" 'n_agents=[4,6,12,24]' \
   out=experiments/complex_speaker_listener

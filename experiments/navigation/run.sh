@@ -1,14 +1,10 @@
 #!/usr/bin/env bash
 # Train 4, run 4 to 32: relation kernel and MLP over 3 seeds, and a team of 16 from scratch with the same frames.
 # Two runs at a time, one thread each. About 20 minutes on 2 cores; finished runs are not trained again.
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-PY=${PY:-.venv/bin/python}
+source "$(dirname "$0")/../runs.sh"
 RUNS=${RUNS:-runs/navigation}
 FRAMES=${FRAMES:-100000}
-export OMP_NUM_THREADS=1
-train() { [ -f "$RUNS/$1/policy.json" ] || $PY -m gcoord.train "frames=$FRAMES" "run_dir=$RUNS/$1" "${@:2}"; }
-seeds() { for seed in 0 1 2; do train "$1-$seed" "${@:2}" "seed=$seed"; done; }
+seeds() { for seed in 0 1 2; do train "$1-$seed" "frames=$FRAMES" "${@:2}" "seed=$seed"; done; }
 { seeds relation n_agents=4 model=relation; seeds mlp n_agents=4 model=mlp; } &
 seeds scratch n_agents=16 model=relation num_envs=32
 wait

@@ -49,15 +49,7 @@ class Imitation(Learner):
         lr_frames: int | None = None,
         lr_end: float = 0.0,
     ) -> None:
-        super().__init__(
-            spec,
-            lr=lr,
-            lr_of=lr_of,
-            max_grad_norm=max_grad_norm,
-            adam_eps=adam_eps,
-            lr_frames=lr_frames,
-            lr_end=lr_end,
-        )
+        super().__init__(spec, lr, lr_of, max_grad_norm, adam_eps, lr_frames, lr_end)
         self.agent = Agent(body(), partial(head, spec))
 
     def losses(self, batch: Trajectory) -> dict[str, Tensor]:

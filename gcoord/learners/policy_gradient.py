@@ -77,15 +77,7 @@ class PolicyGradient(Learner):
         lr_frames: int | None = None,
         lr_end: float = 0.0,
     ) -> None:
-        super().__init__(
-            spec,
-            lr=lr,
-            lr_of=lr_of,
-            max_grad_norm=max_grad_norm,
-            adam_eps=adam_eps,
-            lr_frames=lr_frames,
-            lr_end=lr_end,
-        )
+        super().__init__(spec, lr, lr_of, max_grad_norm, adam_eps, lr_frames, lr_end)
         for name, share in (("gamma", gamma), ("lam", lam)):
             if not 0 <= share <= 1:
                 raise ValueError(f"expected {name} between 0 and 1 (got {share})")
