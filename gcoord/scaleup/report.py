@@ -31,6 +31,7 @@ NAMES: dict[str, str] = {
 }
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+ROUNDING = 1e-5  # what single precision may differ by, relatively, and nobody should see
 
 
 @dataclass(frozen=True)
@@ -235,6 +236,11 @@ def _panel(ax: Any, rows: Sequence[Row], title: str, looks: dict[str, dict[str, 
     ax.set_ylabel(title)
     if all(row.ci_low >= 0 and row.ci_high <= 1 for row in rows):
         ax.set_ylim(-0.03, 1.03)
+    elif bounds := [v for row in rows for v in (row.value, row.ci_low, row.ci_high) if math.isfinite(v)]:
+        low, high = min(bounds), max(bounds)
+        if high - low <= ROUNDING * max(abs(low), abs(high)):  # one value at all sizes: its last digits are no rise
+            ax.set_ylim(low - (abs(low) / 10 or 0.5), high + (abs(high) / 10 or 0.5))
+    ax.ticklabel_format(axis="y", useOffset=False)
     ax.grid(axis="y", color="0.9", linewidth=0.8)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)

@@ -192,6 +192,16 @@ def test_the_picture_shows_the_rows(tmp_path, drawn):
     ]
 
 
+@pytest.mark.parametrize("value", [6.0, 0.0, -300.0])
+def test_what_is_the_same_at_all_sizes_is_drawn_level_with_whole_numbers_beside_it(tmp_path, drawn, value):
+    rows = [row(n, value=value * (1 + 2e-7 * n), half=0.0, metric="messages") for n in (4, 8, 16)]
+    plot(rows, tmp_path / "scale.png")
+    (ax,) = drawn[0].axes
+    low, high = ax.get_ylim()
+    assert high - low > 0.15 * (abs(value) or 1) and low < value < high
+    assert ax.yaxis.get_offset_text().get_text() == ""
+
+
 @pytest.mark.parametrize("sizes", [(4,), (2, 3, 4, 5, 6, 8, 12, 16, 24, 32)])
 def test_legend_and_panels_lie_inside_the_picture(tmp_path, drawn, sizes):
     rows = [row(n, mode) for n in sizes for mode in ("random", "scripted", "zero_shot", "scratch", "fine_tuned")]
