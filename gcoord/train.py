@@ -164,15 +164,16 @@ def larger(run: runs.Run) -> list[int]:
 
 
 def results(test: dict[str, dict[str, dict[str, float]]], run: runs.Run) -> Table:
-    """Random and trained side by side, in episodes that no choice was based on."""
+    """Random and trained side by side, in episodes that no choice was based on: a figure a line."""
     table = Table(title=f"{run.cfg.evaluation.episodes} test episodes, the trained policy greedy", title_justify="left")
-    figures = [name for name in next(iter(test.values()))["trained"] if name != "length"]
-    for name in ("agents", "policy", *figures):
-        # Words of a long name stand below each other.
-        table.add_column(name.replace("_", " "), justify="left" if name == "policy" else "right")
+    players = list(next(iter(test.values())))
+    for name in ("agents", "figure", *players):
+        table.add_column(name, justify="left" if name == "figure" else "right", no_wrap=True)
     for size, row in test.items():
-        for who, values in row.items():
-            table.add_row(size, who, *(f"{values[name]:.3f}" for name in figures))
+        table.add_section()
+        for place, name in enumerate(name for name in row["trained"] if name != "length"):
+            told = (f"{row[who][name]:.3f}" for who in players)
+            table.add_row("" if place else size, name.replace("_", " "), *told)
     return table
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gcoord import conf
@@ -96,14 +97,16 @@ def action_of(action: Action) -> str:
     return f"{action.n} numbered" if isinstance(action, Discrete) else f"box of {action.n}"
 
 
+def needed(card: Card) -> str:
+    """What has to be installed for it, as pip takes it."""
+    return f"gcoord[{card.extra}]" if card.extra.isalnum() else card.extra
+
+
 def facts(entry: Entry) -> dict[str, str]:
     """All that is to be said of a world, by heading."""
     card, spec = entry.card, entry.spec
-    missing = f"install gcoord[{card.extra}]" if card.extra.isalnum() else f"install {card.extra}"
     said = {"sizes": sizes_of(card)}
-    if spec is None:
-        said |= dict.fromkeys(("default", "observation", "actions", "kinds", "positions", "reward", "episode"), missing)
-    else:
+    if spec is not None:
         pairs = list(zip(spec.kinds, spec.actions, strict=True))
         one = len({action_of(action) for action in spec.actions}) == 1
         said |= {
@@ -124,7 +127,7 @@ def facts(entry: Entry) -> dict[str, str]:
         "arena": card.arena,
         "random": "" if card.random is None else f"{card.random:g}",
         "scripted": "" if card.scripted is None else f"{card.scripted:g}",
-        "extra": card.extra,
+        "extra": needed(card),
         "note": card.note,
     }
     return said
@@ -133,9 +136,11 @@ def facts(entry: Entry) -> dict[str, str]:
 def line_of(entry: Entry) -> str:
     """A world in one line: name, sizes, what is seen and done."""
     said = facts(entry)
+    if entry.spec is None:
+        return f"{entry.name:<28} {said['sizes']:<12} needs {needed(entry.card)}, which is not installed"
     parts = [f"sees {said['observation']}", f"does {said['actions']}", f"reward {said['reward']}"]
     parts += [f"kinds {said['kinds']}"] * (said["kinds"] != "one") + ["deaths"] * entry.card.dies
-    parts += [f"positions {said['positions']}"] + [f"gcoord[{entry.card.extra}]"] * bool(entry.card.extra)
+    parts += [f"positions {said['positions']}"] + [said["extra"]] * bool(said["extra"])
     return f"{entry.name:<28} {said['sizes']:<12} (default {said['default']}): " + "; ".join(parts)
 
 
@@ -144,9 +149,12 @@ def print_list(parts: Sequence[str], console: Console) -> int:
     known = cards()
     if len(parts) == 1 and parts[0] in known:
         table = Table(title=parts[0], show_header=False)
-        for heading, text in facts(Entry(parts[0], known[parts[0]], spec_of(parts[0]))).items():
+        entry = Entry(parts[0], known[parts[0]], spec_of(parts[0]))
+        for heading, text in facts(entry).items():
             if text:
-                table.add_row(heading, text)
+                table.add_row(heading, escape(text))
+        if entry.spec is None:
+            table.add_row("", "not installed: with it more is told")
         console.print(table)
         return 1
     count = 0

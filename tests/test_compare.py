@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 
+import matplotlib.figure
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -131,6 +133,23 @@ def test_the_command_writes_table_and_picture(runs, tmp_path, capfd):
     ]
     assert mean.value == pytest.approx(0.9) and (mean.seeds, mean.episodes, mean.mode) == (3, 60, "scratch")
     assert {r.mode for r in read_csv(out / "compare.csv")} == {"scratch", "random"}
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_long_names_of_methods_lie_beside_each_other(tmp_path, monkeypatch, count):
+    figures = []
+    original = matplotlib.figure.Figure.savefig
+    monkeypatch.setattr(
+        matplotlib.figure.Figure, "savefig", lambda self, *a, **k: (figures.append(self), original(self, *a, **k))
+    )
+    for i in range(count):
+        make(tmp_path / str(i), lr=0.001 * (i + 1) + 1e-9)
+    assert go(f"runs=[{tmp_path}/*]", f"out={tmp_path}/out") == 0
+    (ax,) = [ax for ax in figures[0].axes if "improves" in ax.get_title()]
+    corners = [label.get_window_extent() for label in ax.get_xticklabels()]
+    if count == 2:
+        assert all(one.x1 < other.x0 for one, other in itertools.pairwise(corners))
+    assert all(box.x0 >= 0 for box in corners) and "lr=0.001" in ax.get_xticklabels()[0].get_text()
 
 
 @pytest.mark.parametrize(

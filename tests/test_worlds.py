@@ -10,7 +10,7 @@ import pytest
 
 from gcoord import conf
 from gcoord.envs.cards import Card
-from gcoord.worlds import cards, facts, main, markdown, sizes_of, spec_of
+from gcoord.worlds import cards, main, markdown, sizes_of, spec_of
 
 # These take the user's own world and have no card.
 OPEN = {"parallel", "vmas/scenario", "vmas/custom", "gym/make"}
@@ -57,12 +57,16 @@ def test_sizes_in_words() -> None:
     assert sizes_of(Card((2, 4), "x")) == "from 1 on"
 
 
-def test_a_world_whose_extra_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_world_whose_extra_is_missing_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from gcoord import worlds
 
     monkeypatch.setattr(worlds, "spec_of", lambda name: None)
-    entry = next(worlds.entries(["sisl/pursuit"]))
-    assert facts(entry)["actions"] == "install gcoord[petting]"
+    assert worlds.main(["sisl/pur"]) == 0 and worlds.main(["sisl/pursuit"]) == 0
+    line, _, table = capsys.readouterr().out.partition("\n")
+    assert line.endswith("needs gcoord[petting], which is not installed")
+    assert "gcoord[petting]" in table and "not installed: with it more is told" in table
 
 
 @pytest.mark.parametrize("sizes", [(), (0,), (4, 2), (2, 2)])

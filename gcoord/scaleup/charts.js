@@ -98,6 +98,7 @@ function extent(options) {
   if (!known.length) return [0, 1];
   if (options.share && low >= 0 && high <= 1) return [0, 1];
   if (options.zero && low > 0) low = 0;
+  if (options.zero && low === 0 && high === 0) return [0, 1];
   if (high - low <= 1e-5 * Math.max(Math.abs(low), Math.abs(high))) { low -= Math.abs(low) / 10 || 0.5; high += Math.abs(high) / 10 || 0.5; }
   const pad = (high - low) * 0.06;
   return [options.zero && low === 0 ? 0 : low - pad, high + pad];

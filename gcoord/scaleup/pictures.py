@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -132,14 +133,15 @@ def _duels(ax: Any, found: Standing) -> None:
                 text = f"{chance.value:.2f}\n{chance.low:.2f}, {chance.high:.2f}"
                 dark = abs(chance.value - 0.5) > 0.35
                 ax.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    told = [textwrap.fill(name, 18) for name in names]
     ax.set_xticks(
         range(len(names)),
-        names,
+        told,
         fontsize=8,
         rotation=20 if len(names) > 2 else 0,
         ha="right" if len(names) > 2 else "center",
     )
-    ax.set_yticks(range(len(names)), names, fontsize=8)
+    ax.set_yticks(range(len(names)), told, fontsize=8)
     ax.set_title("probability that the row improves on the column", fontsize=9)
 
 
