@@ -50,9 +50,11 @@ class Recording:
             raise ValueError(
                 f"expected {env.spec.world} to look as in training, own {self.run.policy.spec.own} (got {env.spec.own})"
             )
-        if self.scripts and not hasattr(env, "scripted"):
+        if self.scripts and not hasattr(env, self.cfg.script):
             env.close()
-            raise ValueError(f"expected a world with a script for policy={self.policy} (got {env.spec.world})")
+            raise ValueError(
+                f"expected a world with a script `{self.cfg.script}` for policy={self.policy} (got {env.spec.world})"
+            )
         return env
 
     @property
@@ -72,7 +74,7 @@ class Recording:
             return random_actions(env.spec, seed, self.device), None
         memory = None
         if self.run is None or self.scripts:
-            act = scripted(env)
+            act = scripted(env, self.cfg.script)
         else:
             agent = self.run.policy.agent
             memory = agent.body.initial((env.spec.num_envs,), env.spec.n_agents, self.device)
@@ -89,6 +91,8 @@ class Recording:
     def told(self) -> dict[str, Any]:
         """The policy, as the manifest names it."""
         about: dict[str, Any] = {"policy": self.policy, "epsilon": self.epsilon}
+        if self.scripts and self.cfg.script != "scripted":
+            about["script"] = self.cfg.script
         if self.run is None or self.policy in ("scripted", "random"):
             return about
         described = json.loads((self.run.folder / DESCRIPTION).read_text())

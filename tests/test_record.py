@@ -54,6 +54,18 @@ def test_the_clone_of_a_script_comes_near_its_return(data, clone):
     assert summary["frames"] >= 130_000 and summary["agent_steps"] == 4 * summary["frames"]
 
 
+def test_another_of_a_worlds_scripts_is_recorded_by_its_name(tmp_path, capfd):
+    options = ["env=native/spread", "policy=scripted", "n_agents=3", "episodes=100"]
+    for script in ("scripted", "assigned"):
+        assert record(*options, f"script={script}", f"out={tmp_path / script}") == 0
+    plain, planned = (Dataset(tmp_path / script).shards[0].entry for script in ("scripted", "assigned"))
+    assert planned["figures"]["success"] > 0.85 > plain["figures"]["success"]
+    assert planned["policy"]["script"] == "assigned" and "script" not in plain["policy"]
+    capfd.readouterr()
+    assert record(*options, "script=guessed", f"out={tmp_path / 'none'}") == 2
+    assert "expected a world with a script `guessed` for policy=scripted (got native/spread)" in capfd.readouterr().err
+
+
 def test_what_was_cloned_at_four_acts_at_sixteen(clone):
     policy = gcoord.load(clone)
     env = gcoord.make_env("native/meet", n_agents=16, num_envs=100)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gcoord.graph import AgentGraph
+from gcoord.models.claims import Claims
 from gcoord.models.kernels import RelationKernel
 from gcoord.models.messages import heard, read
 from gcoord.models.relay import Relay
@@ -36,6 +37,9 @@ class GraphEncoder(nn.Module):
         orthogonal_init: orthogonal weights of gain sqrt 2 and zero biases instead of torch's own.
         relay: features that fellows tell of each entity that they hear as well, in every round, 0 for none (see
             `gcoord.models.relay.Relay`): for tasks that have to be shared out.
+        claims: matchings of agents and entities agreed before the first round, 0 for none (see
+            `gcoord.models.claims.Claims`): for tasks of which each wants one agent.
+        claim_rounds: exchanges of messages for that.
 
     Shapes: own [*, N, O or C, H, W], entities [*, M, entity_dim] -> h [*, N, out_dim], out_dim = dim (rounds + 1); with
     `return_attention` also a list of each round's weights [*, H, N, K + 1]. Rows of dead agents are zeros; dead agents
@@ -54,20 +58,27 @@ class GraphEncoder(nn.Module):
         layers: int = 2,
         orthogonal_init: bool = False,
         relay: int = 0,
+        claims: int = 0,
+        claim_rounds: int = 8,
     ) -> None:
         super().__init__()
         if rounds < 0:
             raise ValueError(f"expected rounds to be 0 or more (got {rounds})")
         if relay < 0 or (relay and not entity_dim):
             raise ValueError(f"expected relay to be 0 or more, and 0 in a world without entities (got {relay})")
+        if claims < 0 or (claims and not entity_dim):
+            raise ValueError(f"expected claims to be 0 or more, and 0 in a world without entities (got {claims})")
         self.entity_dim = entity_dim
         self.out_dim = dim * (rounds + 1)
+        exchanges = claim_rounds if claims else 0
         # Features that a message carries, in each round.
-        self.carried = [dim] * rounds
+        self.carried = [0] * exchanges + [dim] * rounds
         # And of each entity that its sender hears.
-        self.carried_of_entities = [relay] * rounds
+        self.carried_of_entities = [claims] * exchanges + [relay] * rounds
         self.sense = sense(own_dim, dim, layers)
         self.sense_entity = mlp(entity_dim, dim, layers) if entity_dim else None
+        self.claims = Claims(dim, claims, edge_dim, claim_rounds) if claims else None
+        edge_dim += claims
         self.kernels = nn.ModuleList(kernel(dim=dim, heads=heads, edge_dim=edge_dim + relay) for _ in range(rounds))
         self.relays = nn.ModuleList(Relay(dim, relay, edge_dim) for _ in range(rounds if relay else 0))
         if orthogonal_init:
@@ -82,6 +93,10 @@ class GraphEncoder(nn.Module):
         others = None
         if self.sense_entity is not None and entities is not None:
             others = self.sense_entity(_living(entities, present))
+        if self.claims is not None:
+            things = x.new_zeros(*x.shape[:-2], 0, x.shape[-1]) if others is None else others
+            x, graph = self.claims.onto(x, things, graph)
+            x = _living(x, alive)
         features, attention = [x], []
         relays: Iterable[Any] = self.relays or [None] * len(self.kernels)
         for kernel, relay in zip(self.kernels, relays, strict=True):

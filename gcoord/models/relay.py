@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gcoord.graph import AgentGraph
+from gcoord.models.claims import in_slots
 
 
 class Relay(nn.Module):
@@ -54,11 +55,7 @@ class Relay(nn.Module):
         claims = hears.to(told.dtype) @ self.wire(told.flatten(-2))
         claims = claims.unflatten(-1, (n_entities, self.dim)) * things
         claims = claims / (1 + claims)
-        if graph.index is None:
-            return F.pad(claims, (0, 0, n, 0))
-        is_thing = (graph.mask & (graph.index >= n)).unsqueeze(-1)
-        at = torch.where(is_thing, graph.index.unsqueeze(-1) - n, 0)
-        return claims.gather(-2, at.expand(*graph.index.shape, self.dim)) * is_thing
+        return in_slots(claims, graph)
 
     def onto(self, h: Tensor, graph: AgentGraph) -> AgentGraph:
         """The graph whose edges have what is told behind their own features, where these are read."""

@@ -120,10 +120,11 @@ def rewired(topology: DictConfig, changes: dict[str, Any]) -> DictConfig:
     return conf.fill(node)
 
 
-def scripted(env: TeamEnv) -> Act:
-    """`play`'s act of the world's own script."""
+def scripted(env: TeamEnv, script: str = "scripted") -> Act:
+    """`play`'s act of the world's own script, or of another that it has."""
+    chooses = getattr(env, script)
 
     def act(seen: Observation, memory: Tensor | None, key: Tensor) -> tuple[Tensor, Tensor | None]:
-        return env.scripted(seen), memory  # type: ignore[attr-defined]
+        return chooses(seen), memory
 
     return act

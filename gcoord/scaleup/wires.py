@@ -132,14 +132,15 @@ class Copied(nn.Module):
 
 
 def lay(encoder: nn.Module, wire: Wire, condition: str) -> None:
-    """Lays a wire into an encoder: around its `kernels` and into its relays, or in the place of its `wire`. Raises
-    ValueError for one that has neither, since nobody can tell what is a message in it."""
+    """Lays a wire into an encoder: around its `kernels` and into its relays and claims, or in the place of its `wire`.
+    Raises ValueError for one that has neither, since nobody can tell what is a message in it."""
     kernels = getattr(encoder, "kernels", None)
     if isinstance(kernels, nn.ModuleList):
         for i, kernel in enumerate(kernels):
             kernels[i] = Wired(kernel, wire)
-        for relay in getattr(encoder, "relays", ()):
-            relay.wire = Copied(wire)
+        claims = getattr(encoder, "claims", None)
+        for part in (*getattr(encoder, "relays", ()), *([] if claims is None else [claims])):
+            part.wire = Copied(wire)
     elif isinstance(getattr(encoder, "wire", None), nn.Module):
         encoder.wire = Copied(wire)
     else:

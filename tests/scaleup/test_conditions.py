@@ -13,6 +13,7 @@ from gcoord.data.playing import acts, play
 from gcoord.graph import Auto, Complete, Lossy, Nearest, Radius
 from gcoord.models import AdditiveKernel, ConvKernel, EdgeKernel, GraphEncoder, MeanKernel, RelationKernel
 from gcoord.models.agent import Agent, Body
+from gcoord.models.claims import Claims
 from gcoord.models.encoder import MLPEncoder
 from gcoord.models.kinds import policy_head
 from gcoord.models.memory import GRU
@@ -26,7 +27,10 @@ ENCODERS = {
     **{kernel.__name__: partial(GraphEncoder, kernel=kernel) for kernel in (MeanKernel, EdgeKernel, ConvKernel)},
     "MLPEncoder": MLPEncoder,
 }
-RELAYING = {"Relay": partial(GraphEncoder, relay=2, heads=4)}
+RELAYING = {
+    "Relay": partial(GraphEncoder, relay=2, heads=4),
+    "Claims": partial(GraphEncoder, claims=2, claim_rounds=3, heads=4),
+}
 EVERY = ["cut=0.5", "delay=1", "delay=2", "shuffle", "noise=0.5", "leave=0.5", "join=0.5", "r=0.5", "k=1"]
 KEY = torch.arange(3) + 7
 
@@ -120,7 +124,21 @@ def test_what_is_relayed_of_entities_is_a_message_too(text, monkeypatch):
     assert (after == 0).all() if text == "cut=1" else (after - before).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("encoder", ["RelationKernel", "MLPEncoder", "ConvKernel", "Relay"])
+@pytest.mark.parametrize("text", ["cut=1", "shuffle", "noise=0.5"])
+def test_what_is_claimed_of_entities_is_a_message_too(text, monkeypatch):
+    kept, plain = [], Claims.forward
+    monkeypatch.setattr(Claims, "forward", lambda *given: kept.append((plain(*given), given[-1])) or kept[-1][0])
+    env = meet(entities=3)
+    agent = agent_for(env, "Claims", Complete())
+    for one in (agent, agent_under(text, agent)):
+        rows(one, meet(entities=3), steps=1)
+    (before, whole), (after, graph) = kept
+    assert (after - before).abs().max() > 1e-3 and after.isfinite().all()
+    fellows = graph.mask[..., : after.shape[-3]]
+    assert not fellows.any() if text == "cut=1" else torch.equal(graph.mask, whole.mask)
+
+
+@pytest.mark.parametrize("encoder", ["RelationKernel", "MLPEncoder", "ConvKernel", "Relay", "Claims"])
 @pytest.mark.parametrize("delay", [1, 2])
 def test_what_is_heard_late_is_what_was_sent_then(encoder, delay):
     meet = partial(globals()["meet"], entities=3 if encoder in RELAYING else 0)

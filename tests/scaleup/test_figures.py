@@ -105,7 +105,7 @@ def test_every_point_of_a_curve_counts_agent_steps_too():
 # What acting costs
 
 
-def costs(topology, n=8, rounds=2, relay=0, **options):
+def costs(topology, n=8, rounds=2, relay=0, claims=0, **options):
     env = gcoord.make_env("native/meet", n_agents=n, num_envs=4, **options)
     parts = {
         "topology": topology,
@@ -114,7 +114,7 @@ def costs(topology, n=8, rounds=2, relay=0, **options):
             "_partial_": True,
             "encoder": {
                 "_target_": "gcoord.models.encoder.GraphEncoder", "_partial_": True, "dim": 16, "rounds": rounds,
-                "relay": relay,
+                "relay": relay, "claims": claims, "claim_rounds": 5,
             },
         },
         "head": {"_target_": "gcoord.models.kinds.policy_head", "_partial_": True},
@@ -144,6 +144,13 @@ def test_what_is_relayed_of_every_entity_is_counted_in_bytes():
     told = costs(part(Complete()), relay=3, entities=5)
     assert told["messages"] == pytest.approx([2 * 7] * 4)
     assert told["message_bytes"] == pytest.approx([2 * 7 * (16 + 3 * heard) * 4 for heard in told["entities_heard"]])
+
+
+def test_every_exchange_of_claims_is_a_message_of_what_is_heard():
+    told = costs(part(Complete()), claims=2, entities=5)
+    assert told["messages"] == pytest.approx([(2 + 5) * 7] * 4)
+    bytes_of = [7 * (2 * 16 + 5 * 2 * heard) * 4 for heard in told["entities_heard"]]
+    assert told["message_bytes"] == pytest.approx(bytes_of)
 
 
 def test_lost_messages_are_not_counted_and_entities_are_no_messages():
