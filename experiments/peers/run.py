@@ -7,8 +7,8 @@ and, at the end, what came of it. It may be stopped at any time and started agai
 Both sides see the same: 60 teams, 100-step episodes, own rewards (QMIX learns the team's mean), one round of messages
 over the whole team, 64 features; policy gradients 6,000 frames a rollout, minibatches of 1,500, 5 epochs; off-policy
 20 updates of 128 frames every 600; exploration falls over the first third. Adam's step is chosen on each side and for
-each algorithm from the same three, by the return of one training with a seed that is not tested. All else is as either
-ships it.
+each algorithm from the same three, by the return of one training of a third of the frames with a seed that is not
+tested. All else is as either ships it.
 """
 
 from __future__ import annotations
@@ -86,23 +86,22 @@ def peer(algo: str, lr: float, seed: int, frames: int) -> Training:
 
 
 class Done:
-    """Trainings that are done, by who, algorithm, step and seed; others are done when asked for."""
+    """Trainings that are done, by who, algorithm, step, seed and frames; others are done when asked for."""
 
-    def __init__(self, path: Path, frames: int) -> None:
-        self.path, self.frames = path, frames
-        self.of: dict[tuple[str, str, float, int], Training] = {}
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.of: dict[tuple[str, str, float, int, int], Training] = {}
         for line in path.read_text().splitlines() if path.exists() else ():
             one = json.loads(line)
-            if one["asked"] == frames:
-                self.of[one["who"], one["algo"], one["lr"], one["seed"]] = one
+            self.of[one["who"], one["algo"], one["lr"], one["seed"], one["asked"]] = one
 
-    def __call__(self, who: str, algo: str, lr: float, seed: int) -> Training:
-        key = (who, algo, lr, seed)
+    def __call__(self, who: str, algo: str, lr: float, seed: int, frames: int) -> Training:
+        key = (who, algo, lr, seed, frames)
         if key not in self.of:
             began = time.monotonic()
-            result = (ours if who == "gcoord" else peer)(algo, lr, seed, self.frames)
+            result = (ours if who == "gcoord" else peer)(algo, lr, seed, frames)
             seconds = round(time.monotonic() - began, 1)
-            named = {"who": who, "algo": algo, "lr": lr, "seed": seed, "asked": self.frames, "seconds": seconds}
+            named = {"who": who, "algo": algo, "lr": lr, "seed": seed, "asked": frames, "seconds": seconds}
             self.of[key] = named | result
             # Opened to append and written at once, so that a stop leaves whole lines.
             with self.path.open("a") as file:
@@ -136,18 +135,20 @@ def rows_of(who: str, algo: str, lr: float, trainings: list[Training]) -> list[R
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=60_000, help="environment steps, summed over teams")
+    parser.add_argument("--tuning-frames", type=int, default=20_000, help="of the trainings that choose the step")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=ALGORITHMS)
     given = parser.parse_args()
     if not PEER.exists():
         raise SystemExit(f"expected the peers' interpreter at {PEER} (got none): benchmarks/peers/setup.sh makes it")
     os.environ["OMP_NUM_THREADS"] = "1"
-    done = Done(HERE / "runs.jsonl", given.frames)
+    done = Done(HERE / "runs.jsonl")
     rows: list[Row] = []
     for algo in given.algorithms:
         for who in WHO:
-            lr = max(RATES, key=lambda rate: score(done(who, algo, rate, TUNING_SEED)))
-            rows += rows_of(who, algo, lr, [done(who, algo, lr, seed) for seed in given.seeds])
+            tried = {rate: score(done(who, algo, rate, TUNING_SEED, given.tuning_frames)) for rate in RATES}
+            lr = max(tried, key=lambda rate: tried[rate])
+            rows += rows_of(who, algo, lr, [done(who, algo, lr, seed, given.frames) for seed in given.seeds])
             write_csv(rows, HERE / "results.csv")
         mine, theirs = (one for one in rows[-4:] if one.metric == "return_per_agent")
         verdict = "not below" if mine.value >= theirs.ci_low else "BELOW"

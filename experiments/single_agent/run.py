@@ -47,7 +47,8 @@ SETTINGS: dict[tuple[str, str], tuple[int, str]] = {
     (CARTPOLE, "dqn"): (
         32_000,
         "num_envs=8 source.steps=8 source.updates=16 source.bursts=10 source.batch=32 source.length=20 "
-        "source.warmup=1000 algo.n_step=20 algo.double=true algo.lr=2e-3 algo.tau=0.05 algo.epsilon_frames=20000",
+        "source.warmup=1000 algo.n_step=20 algo.double=true algo.gamma=0.98 algo.lr=2e-3 algo.lr_frames=32000 "
+        "algo.lr_end=0.1 algo.tau=0.05 algo.epsilon_frames=20000",
     ),
     (CARTPOLE, "ppo"): (
         45_000,
@@ -60,7 +61,8 @@ SETTINGS: dict[tuple[str, str], tuple[int, str]] = {
     (PENDULUM, "sac"): (16_000, POINTS),
     (PENDULUM, "ppo"): (
         150_000,
-        "num_envs=16 source.steps=100 source.epochs=10 source.minibatch=400 algo.gamma=0.9 algo.lam=0.95 algo.lr=1e-3",
+        "num_envs=16 source.steps=100 source.epochs=10 source.minibatch=400 algo.gamma=0.95 algo.lam=0.95 algo.lr=1e-3 "
+        "algo.lr_frames=150000 algo.lr_end=0.05 algo.clip_value=false",
     ),
 }
 
