@@ -45,9 +45,9 @@ POINTS = (
 # Frames, and what else is set.
 SETTINGS: dict[tuple[str, str], tuple[int, str]] = {
     (CARTPOLE, "dqn"): (
-        32_000,
+        50_000,
         "num_envs=8 source.steps=8 source.updates=16 source.bursts=10 source.batch=32 source.length=20 "
-        "source.warmup=1000 algo.n_step=20 algo.double=true algo.gamma=0.98 algo.lr=2e-3 algo.lr_frames=32000 "
+        "source.warmup=1000 algo.n_step=20 algo.double=true algo.gamma=0.98 algo.lr=2e-3 algo.lr_frames=50000 "
         "algo.lr_end=0.1 algo.tau=0.05 algo.epsilon_frames=20000",
     ),
     (CARTPOLE, "ppo"): (
