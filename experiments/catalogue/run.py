@@ -43,30 +43,36 @@ SEEDS = (0, 1, 2)
 
 @dataclass(frozen=True)
 class World:
-    """frames of every run, size of the team, what is set for all algorithms, what is shown beside the return, and rows
-    of a batch of values learnt on replay (actor-critics: half), fewer where every row holds many agents."""
+    """frames of every run, size of the team, what is set for all algorithms, what is shown beside the return, and what
+    values and actor-critics learn from their replay after every five steps of all teams."""
 
     frames: int
     size: int
     options: str
     second: str
-    rows: int = 256
+    values: str = "source.batch=256 source.updates=3"
+    actors: str = "source.batch=128 source.updates=2"
 
 
 WORLDS = {
     "native/spread": World(40_000, 3, "algo.gamma=0.95", "success"),
     "native/target": World(24_000, 3, "algo.gamma=0.95", "success"),
     # What is sensed are ways in the plane: numbers of routers would have to be learnt by heart.
+    # Every row holds 20 agents, hence fewer of them; with half as many frames actor-critics need more updates of each.
     "native/routing": World(
-        20_000, 20, "env.view=ways topology=given algo.gamma=0.98 model.normalise=true", "throughput", 64
+        20_000,
+        20,
+        "env.view=ways topology=given algo.gamma=0.98 model.normalise=true",
+        "throughput",
+        "source.batch=64 source.updates=3",
+        "source.batch=64 source.updates=6",
     ),
     "native/skirmish": World(40_000, 3, "algo.gamma=0.99", "success"),
 }
 
 # How each family is trained; no mixer and no critic is there at execution.
 REPLAYED = "num_envs=16 source.steps=5 source.bursts=25 source.warmup=2000 algo.tau=0.05 algo.lr=1e-3"
-VALUES = f"{REPLAYED} source.updates=3"
-ACTORS = f"{REPLAYED} source.updates=2"
+VALUES, ACTORS = REPLAYED + " {values}", REPLAYED + " {actors}"
 ROLLOUTS = "num_envs=32 source.steps=25 source.epochs=8 source.minibatch=400 algo.entropy=0.01 algo.lr=1e-3"
 # One pass over fresh data, as published, left COMA between -25 and -62 on native/spread: its critic has to lead.
 COUNTERFACTUAL = (
@@ -122,10 +128,8 @@ def cell(name: str, algo: str, seed: int, times: int) -> Cell:
         "evaluation.episodes=20 evaluation.num_envs=20",
         f"model.encoder.rounds={2 if made.hears is TWO else 1}",
         world.options,
-        made.options,
+        made.options.format(values=world.values, actors=world.actors),
     ]
-    if made.options in (VALUES, ACTORS):
-        options.append(f"source.batch={world.rows if made.options is VALUES else world.rows // 2}")
     # Those with a temperature explore by themselves.
     if made.options in (VALUES, ACTORS) and algo not in ("isac", "masac"):
         options.append(f"algo.epsilon_frames={frames // 2}")
