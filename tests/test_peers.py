@@ -26,7 +26,7 @@ def study(monkeypatch, tmp_path):
         def train(algo, lr, seed, frames):
             if loaded.break_at == len(loaded.trained):
                 raise KeyboardInterrupt
-            loaded.trained.append((who, algo, lr, seed))
+            loaded.trained.append((who, algo, lr, seed, frames))
             value = 1.0 - abs(lr - best) + 0.1 * seed
             return {"frames": frames - 60, "episodes": {"return_per_agent": [value] * 4, "success": [0.5] * 4}}
 
@@ -50,8 +50,8 @@ def test_both_sides_are_tuned_on_the_same_steps_by_a_seed_that_is_not_tested(stu
     rows = start(study, monkeypatch)
     for who, best in (("gcoord", 1e-3), ("benchmarl", 3e-3)):
         mine = [key[2:] for key in study.trained if key[0] == who]
-        tuned = [(lr, study.TUNING_SEED) for lr in study.RATES]
-        assert mine == tuned + [(best, seed) for seed in (0, 1, 2)]
+        tuned = [(lr, study.TUNING_SEED, 20_000) for lr in study.RATES]
+        assert mine == tuned + [(best, seed, 60_000) for seed in (0, 1, 2)]
     told = {(row.method, row.metric): row for row in rows}
     ours = told["gcoord qmix", "return_per_agent"]
     assert ours.condition == "lr=0.001" and ours.seeds == 3 and ours.frames == 59_940
@@ -70,7 +70,7 @@ def test_a_study_that_was_stopped_trains_only_what_is_missing(study, monkeypatch
     start(study, monkeypatch)
     assert len(study.trained) == 12
     start(study, monkeypatch, "--frames", "30000")
-    assert len(study.trained) == 24, "other frames are other trainings"
+    assert len(study.trained) == 18, "other frames are other trainings, by the same steps"
 
 
 @pytest.mark.parametrize("algo", ["qmix", "ippo"])
