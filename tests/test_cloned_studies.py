@@ -1,0 +1,62 @@
+"""experiments/spread: its page says what was measured, and what is claimed there holds in it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from experiments import commands  # noqa: E402
+from gcoord.scaleup.report import read_csv  # noqa: E402
+
+SPREAD = importlib.import_module("experiments.spread.run")
+ROWS = {name: read_csv(ROOT / "experiments" / name / "results.csv") for name in ("spread",)}
+
+
+def page(name: str) -> str:
+    return (ROOT / "experiments" / name / "README.md").read_text()
+
+
+@pytest.mark.parametrize("metric", ["success", "return_per_agent", "collisions"])
+def test_the_tables_of_spreads_page_are_its_results(metric: str) -> None:
+    assert "\n".join(SPREAD.table(ROWS["spread"], metric)) in page("spread")
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 6])
+def test_who_learnt_with_three_occupies_nearly_what_the_planner_does_and_more_than_the_script(n: int) -> None:
+    there = [row for row in ROWS["spread"] if (row.density, row.n_agents, row.metric) == ("arena", n, "success")]
+    whole = {row.method: row for row in there if "cut" not in row.condition}
+    learnt = whole["bc"]
+    assert learnt.seeds >= 3 and learnt.train_n_agents == "3"
+    assert learnt.value >= 0.95 * {3: 0.94, 4: 0.89, 5: 0.86, 6: 0.85}[n]
+    assert learnt.ci_low > whole["script"].ci_high
+
+
+def test_what_is_there_is_not_made_again_and_what_was_cut_short_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[tuple[str, ...]] = []
+
+    def says(*words: str) -> None:
+        said.append(words)
+        if words[0] == "record":
+            Path(words[-1].removeprefix("out=")).mkdir(exist_ok=True)
+
+    monkeypatch.setattr(commands, "gcoord", says)
+    games, run = tmp_path / "games", tmp_path / "run"
+    for _ in range(2):
+        commands.recorded(games, ["policy=scripted", "policy=noisy epsilon=0.1"], "env=a")
+    assert [words[2:-1] for words in said] == [("policy=scripted",), ("policy=noisy", "epsilon=0.1")]
+    said.clear()
+    commands.trained(run, "env=a")
+    (run / "checkpoints" / "last").mkdir(parents=True)
+    commands.trained(run, "env=a")
+    (run / "summary.json").write_text(json.dumps({"status": "finished"}))
+    commands.trained(run, "env=a")
+    assert said == [("train", "env=a", f"run_dir={run}"), ("train", f"resume={run}")]
