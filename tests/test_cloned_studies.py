@@ -1,4 +1,4 @@
-"""experiments/spread: its page says what was measured, and what is claimed there holds in it."""
+"""experiments/spread and dgn_magent: their pages say what was measured, and what is claimed there holds in it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ sys.path.insert(0, str(ROOT))
 from experiments import commands  # noqa: E402
 from gcoord.scaleup.report import read_csv  # noqa: E402
 
-SPREAD = importlib.import_module("experiments.spread.run")
-ROWS = {name: read_csv(ROOT / "experiments" / name / "results.csv") for name in ("spread",)}
+SPREAD, MAGENT = (importlib.import_module(f"experiments.{name}.run") for name in ("spread", "dgn_magent"))
+ROWS = {name: read_csv(ROOT / "experiments" / name / "results.csv") for name in ("spread", "dgn_magent")}
 
 
 def page(name: str) -> str:
@@ -28,6 +28,11 @@ def test_the_tables_of_spreads_page_are_its_results(metric: str) -> None:
     assert "\n".join(SPREAD.table(ROWS["spread"], metric)) in page("spread")
 
 
+@pytest.mark.parametrize("task", list(MAGENT.TASKS))
+def test_the_tables_of_jungle_and_battle_are_their_results(task: str) -> None:
+    assert "\n".join(MAGENT.table(ROWS["dgn_magent"], task)) in page("dgn_magent")
+
+
 @pytest.mark.parametrize("n", [3, 4, 5, 6])
 def test_who_learnt_with_three_occupies_nearly_what_the_planner_does_and_more_than_the_script(n: int) -> None:
     there = [row for row in ROWS["spread"] if (row.density, row.n_agents, row.metric) == ("arena", n, "success")]
@@ -36,6 +41,22 @@ def test_who_learnt_with_three_occupies_nearly_what_the_planner_does_and_more_th
     assert learnt.seeds >= 3 and learnt.train_n_agents == "3"
     assert learnt.value >= 0.95 * {3: 0.94, 4: 0.89, 5: 0.86, 6: 0.85}[n]
     assert learnt.ci_low > whole["script"].ci_high
+
+
+def of(world: str, n: int, metric: str) -> dict[str, float]:
+    rows = [row for row in ROWS["dgn_magent"] if (row.world, row.n_agents, row.metric) == (world, n, metric)]
+    return {MAGENT.label(row): row.value for row in rows}
+
+
+@pytest.mark.parametrize("n, least", [(20, 0.73), (50, 0.52)])
+def test_in_the_jungle_what_was_learnt_earns_more_than_the_simple_script(n: int, least: float) -> None:
+    assert of("magent/dgn_jungle", n, "reward")["cloned from the script, 100% sampled"] > least
+
+
+@pytest.mark.parametrize("n", [20, 40])
+def test_in_the_battle_what_was_learnt_earns_more_than_its_script(n: int) -> None:
+    reward = of("magent/dgn_battle", n, "reward")
+    assert reward["cloned, then mappo, 10% sampled"] > 1.1 * reward["scripted"]
 
 
 def test_what_is_there_is_not_made_again_and_what_was_cut_short_goes_on(
