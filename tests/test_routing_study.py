@@ -41,7 +41,7 @@ def test_a_run_is_trained_once_and_goes_on_where_more_frames_are_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[tuple[str, ...]] = []
-    monkeypatch.setattr(STUDY, "gcoord", lambda *given: called.append(given))
+    monkeypatch.setattr(STUDY.folders, "gcoord", lambda *given, seconds: called.append(given))
     folder = tmp_path / "run"
     STUDY.train("mappo mean", 1, 800, folder)
     assert {"frames=800", "seed=1", "model=mean", f"run_dir={folder}"} < set(called[0])

@@ -76,7 +76,7 @@ class Commands:
             writer.writerow(["frames", "return_per_agent"])
             # In the fifth round no episode ended.
             writer.writerows([10 * k, "" if k == 5 else k + int(folder.name)] for k in range(1, 11))
-        summary = {"status": "interrupted" if stopped else "finished", "sizes": [3]}
+        summary = {"status": "interrupted" if stopped else "finished", "sizes": [3], "frames": 100}
         (folder / "summary.json").write_text(json.dumps(summary))
         if stopped:
             sys.exit(130)
@@ -86,7 +86,7 @@ def test_what_is_finished_is_kept_and_what_was_stopped_goes_on(
     study: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     runs, commands = tmp_path / "runs", Commands(stops=1)
-    monkeypatch.setattr(study, "gcoord", commands)
+    monkeypatch.setattr(study.folders, "gcoord", commands)
     with pytest.raises(SystemExit):
         study.main(["native/target"], [0, 1], runs, train=True, seconds=None)
     (runs / "native/target/1").mkdir()
@@ -96,10 +96,10 @@ def test_what_is_finished_is_kept_and_what_was_stopped_goes_on(
     begun = [call.split(" log.")[0].split(" evaluation.")[0] for call in commands.called]
     folder = runs / "native/target"
     assert begun == [
-        f"train env=native/target seed=0 run_dir={folder}/0",
+        f"train run_dir={folder}/0 env=native/target seed=0",
         f"train resume={folder}/0",
-        f"train env=native/target seed=1 run_dir={folder}/1",
-        f"evaluate run=[{folder}/0,{folder}/1] n_agents=[3] episodes=4 num_envs=2 device=cpu out={folder}",
+        f"train run_dir={folder}/1 env=native/target seed=1",
+        f"evaluate run=[{folder}/0,{folder}/1] n_agents=[3] out={folder} episodes=4 num_envs=2 device=cpu",
     ]
     assert not (folder / "1" / "config.yaml").exists()
     with pytest.raises(SystemExit):
@@ -114,7 +114,7 @@ def test_page_table_and_curves_are_what_was_measured(
 ) -> None:
     page = tmp_path / "page" / "README.md"
     page.write_text(f"Before.\n{study.MARKS[0]}\nold\n{study.MARKS[1]}\nAfter.\n")
-    monkeypatch.setattr(study, "gcoord", Commands())
+    monkeypatch.setattr(study.folders, "gcoord", Commands())
     study.main(["native/target"], [0, 1], tmp_path / "runs", train=True, seconds=None)
     text = page.read_text()
     assert text.startswith("Before.\n") and text.endswith("\nAfter.\n") and "old" not in text
@@ -135,7 +135,7 @@ def test_page_table_and_curves_are_what_was_measured(
 @pytest.mark.parametrize("world", STUDY.WORLDS)
 def test_every_run_of_the_table_is_one_that_the_command_takes(world: str, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[tuple[str, ...]] = []
-    monkeypatch.setattr(STUDY, "gcoord", lambda *line, seconds: called.append(line))
+    monkeypatch.setattr(STUDY.folders, "gcoord", lambda *line, seconds: called.append(line))
     STUDY.Cell(world, 2, Path("nowhere")).train(None)
     ((command, *overrides),) = called
     composed: list[Any] = []

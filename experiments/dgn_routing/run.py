@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,10 +22,11 @@ sys.path.insert(0, str(HERE.parents[1]))
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from experiments import folders  # noqa: E402
 from experiments.cells import replaced  # noqa: E402
 from gcoord import make_env  # noqa: E402
 from gcoord.data.playing import Act, play  # noqa: E402
-from gcoord.scaleup.report import Row, read_csv, write_csv  # noqa: E402
+from gcoord.scaleup.report import Row, write_csv  # noqa: E402
 from gcoord.scaleup.statistics import interval  # noqa: E402
 from gcoord.trajectory import Observation  # noqa: E402
 
@@ -62,34 +60,18 @@ SCRIPTS = {
 }
 
 
-def gcoord(command: str, *options: str) -> None:
-    """Runs one of gcoord's commands; ends with it where it fails or is stopped."""
-    print(f"python -m gcoord.{command} {' '.join(options)}", flush=True)
-    code = subprocess.call([sys.executable, "-m", f"gcoord.{command}", *options], cwd=HERE.parent.parent)
-    if code:
-        sys.exit(code)
-
-
 def train(method: str, seed: int, frames: int, folder: Path) -> None:
     """A run, unless it is there; one that was stopped, or had fewer frames, goes on."""
-    summary = json.loads((folder / "summary.json").read_text()) if (folder / "summary.json").exists() else {}
-    if summary.get("status") == "finished" and summary["frames"] >= frames:
-        return
-    if (folder / "checkpoints" / "last").exists():
-        gcoord("train", f"resume={folder}", f"frames={frames}")
-        return
-    shutil.rmtree(folder, ignore_errors=True)  # stopped before its first checkpoint
-    options = f"{TRAIN} env.network={PUBLISHED} {METHODS[method]} seed={seed} frames={frames}"
-    gcoord("train", *options.split(), f"run_dir={folder}")
+    folders.train(folder, f"{TRAIN} env.network={PUBLISHED} {METHODS[method]} seed={seed}", frames=frames)
 
 
-def judge(method: str, network: int, folders: Sequence[Path], out: Path) -> list[Row]:
+def judge(method: str, network: int, runs: Sequence[Path], out: Path) -> list[Row]:
     """Greedy games of a method's runs on a network, with messages and without."""
     conditions = "none,cut:1" if method != "mappo alone" and network == PUBLISHED else ""
-    gcoord(
-        "evaluate",
-        f"run=[{','.join(map(str, folders))}]",
-        f"n_agents=[{','.join(map(str, SIZES))}]",
+    rows = folders.sweep(
+        runs,
+        SIZES,
+        out,
         f"episodes={EPISODES}",
         f"num_envs={EPISODES}",
         f"seed={SEED}",
@@ -97,7 +79,6 @@ def judge(method: str, network: int, folders: Sequence[Path], out: Path) -> list
         "processes=1",
         f"+env.network={network}",
         f"conditions=[{conditions}]",
-        f"out={out}",
     )
     return [
         dataclasses.replace(
@@ -105,7 +86,7 @@ def judge(method: str, network: int, folders: Sequence[Path], out: Path) -> list
             method=row.method if row.mode in ("random", "scripted") else method,
             condition=condition_of(network, row.condition),
         )
-        for row in read_csv(out / "results.csv")
+        for row in rows
     ]
 
 
@@ -152,8 +133,8 @@ def gather(runs: Path, methods: Sequence[str], networks: Sequence[int], seeds: S
             found += with_reward(script(network, "scripted", len(seeds), LONG), LONG)
         for method in methods if network == PUBLISHED else methods[:1]:
             name = method.replace(" ", "-")
-            folders = [runs / name / str(seed) for seed in seeds]
-            found += with_reward(judge(method, network, folders, runs / "judged" / f"{name}-{network}"))
+            trained = [runs / name / str(seed) for seed in seeds]
+            found += with_reward(judge(method, network, trained, runs / "judged" / f"{name}-{network}"))
         for row in found:
             # Random play and shortest paths stand in every sweep.
             rows.setdefault((row.method, row.mode, row.condition, str(row.n_agents), row.metric), row)

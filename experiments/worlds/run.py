@@ -13,9 +13,6 @@ import argparse
 import csv
 import dataclasses
 import json
-import shutil
-import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -23,10 +20,13 @@ from pathlib import Path
 
 import numpy as np
 
-from gcoord.scaleup.report import Row, read_csv, write_csv
-from gcoord.scaleup.statistics import interval
-
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from experiments import folders  # noqa: E402
+from gcoord.scaleup.report import Row, read_csv, write_csv  # noqa: E402
+from gcoord.scaleup.statistics import interval  # noqa: E402
+
 METRIC = "return_per_agent"
 POINTS = 40  # of a curve
 EXPLORING = "while training"  # condition of the curves' rows: actions are sampled, or partly random
@@ -127,37 +127,16 @@ class Cell:
 
     @property
     def is_finished(self) -> bool:
-        path = self.folder / "summary.json"
-        return path.is_file() and json.loads(path.read_text()).get("status") == "finished"
+        return folders.is_finished(self.folder)
 
     def train(self, seconds: float | None) -> None:
         """Trains it to its end, or goes on where a checkpoint is; stops with one after so many seconds."""
-        if (self.folder / "checkpoints" / "last").exists():
-            gcoord("train", f"resume={self.folder}", seconds=seconds)
-            return
-        if self.folder.exists():  # stopped before its first checkpoint
-            shutil.rmtree(self.folder)
         plan = WORLDS[self.world]
         judged = f"evaluation.episodes={plan.at_once} evaluation.num_envs={plan.at_once}"
-        gcoord(
-            "train",
-            *f"env={plan.env or self.world} seed={self.seed} run_dir={self.folder}".split(),
-            *f"{judged} log.tensorboard=false device=cpu {plan.options}".split(),
-            seconds=seconds,
+        options = (
+            f"env={plan.env or self.world} seed={self.seed} {judged} log.tensorboard=false device=cpu {plan.options}"
         )
-
-
-def gcoord(command: str, *options: str, seconds: float | None = None) -> None:
-    """Runs one of gcoord's commands, for so many seconds at most; exits where it fails or was stopped."""
-    print(f"python -m gcoord.{command} {' '.join(options)}", flush=True)
-    process = subprocess.Popen([sys.executable, "-m", f"gcoord.{command}", *options], cwd=HERE.parent.parent)
-    try:
-        code = process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)  # it finishes its round and saves
-        code = process.wait()
-    if code:
-        sys.exit(code)
+        folders.train(self.folder, options, seconds)
 
 
 def judge(world: str, cells: list[Cell], out: Path) -> None:
@@ -166,15 +145,8 @@ def judge(world: str, cells: list[Cell], out: Path) -> None:
         return
     plan = WORLDS[world]
     size = json.loads((cells[0].folder / "summary.json").read_text())["sizes"][0]
-    gcoord(
-        "evaluate",
-        f"run=[{','.join(str(cell.folder) for cell in cells)}]",
-        f"n_agents=[{size}]",
-        f"episodes={plan.episodes}",
-        f"num_envs={plan.at_once}",
-        "device=cpu",
-        f"out={out}",
-    )
+    episodes = f"episodes={plan.episodes} num_envs={plan.at_once}"
+    folders.sweep([cell.folder for cell in cells], [size], out, *episodes.split(), "device=cpu")
 
 
 def curve(cells: list[Cell], like: Row) -> list[Row]:
