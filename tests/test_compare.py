@@ -106,6 +106,29 @@ def test_other_settings_make_another_method_and_the_seed_does_not(tmp_path):
     }
 
 
+def test_runs_that_each_began_from_their_own_seed_of_a_method_are_seeds_of_one_method(tmp_path):
+    for seed in (0, 1):
+        for name, lr in (("small", 3e-4), ("other", 1e-3)):
+            parent = make(tmp_path / name / str(seed), seed=seed, lr=lr)
+            tuned = make(tmp_path / "tuned" / f"{name}{seed}", seed=seed, sizes=(8,))
+            OmegaConf.save({**OmegaConf.load(tuned / "config.yaml"), "init_from": str(parent)}, tuned / "config.yaml")
+        make(tmp_path / "tuned" / f"scratch{seed}", seed=seed, sizes=(8,))
+
+    def names(pattern):
+        (methods,) = by_task(read(find([f"{tmp_path}/tuned/{pattern}"]))[0]).values()
+        assert all([run.seed for run in members] == [0, 1] for members in methods.values())
+        return sorted(methods)
+
+    began = "mappo relation init_from=mappo relation of 4"
+    assert names("s*") == ["mappo relation init_from=None", began]
+    both = names("*")  # of two methods, one name is not enough
+    assert len(both) == 3 and sum(name.startswith(f"{began} #") for name in both) == 2
+    for folder in (tmp_path / "small").iterdir():
+        (folder / "summary.json").unlink()
+    (methods,) = by_task(read(find([f"{tmp_path}/tuned/small*"]))[0]).values()
+    assert len(methods) == 2  # what they began from is gone, so nothing tells that it was the same
+
+
 def test_the_same_run_twice_is_refused_and_an_unfinished_one_is_named(runs, tmp_path, capfd):
     make(runs / "again", "mappo", 1.0, 0)
     assert go(f"runs=[{runs}/*]", f"out={tmp_path}/out") == 2

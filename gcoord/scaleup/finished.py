@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from gcoord.run_folder import read_config
 # What may differ between the seeds of one method.
 ASIDE = ("seed", "run_dir", "resume", "device", "threads", "checkpoint_frames", "log", "evaluation", "num_envs")
 SCORE = "return_per_agent"
+MARK = " #"
 
 
 @dataclass
@@ -131,7 +133,7 @@ def name(runs: Sequence[Finished]) -> None:
         differing = [key for key in dict.fromkeys(differing) if not key.startswith("env.") or _same_world(members)]
         differing = [key for key in differing if key != "n_agents"]
         for run, one in zip(members, settings, strict=True):
-            words = [f"{key.rpartition('.')[2]}={one.get(key)}" for key in differing]
+            words = [f"{key.rpartition('.')[2]}={_told(one.get(key), key, settings)}" for key in differing]
             run.method = " ".join([plain, *words]).replace(",", ";")
 
 
@@ -147,7 +149,30 @@ def flat(cfg: DictConfig) -> dict[str, Any]:
             found[above] = node
 
     walk({key: value for key, value in conf.plain(cfg).items() if key not in ASIDE}, "")
+    if found.get("init_from") is not None:
+        found["init_from"] = origin(Path(found["init_from"]))
     return found
+
+
+def origin(folder: Path) -> str:
+    """What a run began from, the same for all seeds of one method: algorithm, model and sizes, and a checksum of its
+    settings behind a mark; the folder itself where there is no finished run to read any more."""
+    try:
+        names, sizes = (json.loads((folder / "summary.json").read_text())[key] for key in ("names", "sizes"))
+        settings = flat(read_config(folder))
+    except (OSError, ValueError, KeyError):
+        return str(folder)
+    told = f"{names.get('algo', 'run')} {names.get('model', '')} of {'+'.join(map(str, sizes))}"
+    return f"{told}{MARK}{hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:6]}"
+
+
+def _told(value: Any, key: str, settings: Sequence[dict[str, Any]]) -> Any:
+    """A setting in words; where a run began from is told by its checksum only where its name is not enough."""
+    if key != "init_from" or value is None:
+        return value
+    name = value.partition(MARK)[0]
+    others = {one[key] for one in settings if one.get(key) is not None and one[key].partition(MARK)[0] == name}
+    return name if len(others) == 1 else value
 
 
 def _same_world(runs: Sequence[Finished]) -> bool:
