@@ -171,6 +171,16 @@ def test_the_team_reward_is_the_mean_of_the_own() -> None:
         torch.testing.assert_close(ours.reward, mine.reward.mean(-1, keepdim=True).expand(-1, 5))
 
 
+def test_a_fine_is_paid_for_every_touch_and_changes_nothing_else() -> None:
+    kept = {fine: Target(n_agents=15, num_envs=64, density="arena", fine=fine) for fine in (0.0, 5.0, 20.0)}
+    figures = {fine: play(env, by_chance(env)) for fine, env in kept.items()}
+    assert figures[0.0]["collisions"].min() > 0
+    assert all(torch.equal(figures[0.0]["collisions"], one["collisions"]) for one in figures.values())
+    free, usual, dear = (figure["return"] for figure in figures.values())
+    torch.testing.assert_close(dear - free, 4 * (usual - free))
+    assert (usual < free).all()
+
+
 def test_actions_are_as_asked() -> None:
     assert Target().spec.actions == (Discrete(5),)
     assert Target(continuous=True).spec.actions == (Continuous((-1.0, -1.0), (1.0, 1.0)),)
@@ -201,6 +211,7 @@ def test_a_thousand_agents_share_a_world() -> None:
         ({"continuous": "maybe"}, "continuous to be auto, true or false"),
         ({"obstacles": -1}, "no obstacles or some"),
         ({"reward": "mixed"}, "reward to be own or team"),
+        ({"fine": -1.0}, "expected a fine of at least 0"),
         ({"max_steps": 0}, "at least one step"),
     ],
 )

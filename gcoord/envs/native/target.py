@@ -17,7 +17,7 @@ AGENTS, OBSTACLES, STEPS = 3, 3, 25
 _RADIUS = 0.05  # of agents, goals and obstacles
 _INNER = 0.8  # share of the square's sides within which goals and obstacles lie
 _AT_GOAL = 0.1
-_PRIZE, _FINE = 5.0, 5.0
+_PRIZE = 5.0
 _MAX_SPEED = 2.0
 _AHEAD = 0.22  # seconds that the script looks ahead: where the agent will be then counts
 
@@ -40,7 +40,7 @@ class Target(PointTeam):
 
     own [6]: velocity, position, way to its goal. The others come over the graph as senders, goals and obstacles as
     entities [whether a goal, whether an obstacle] with their positions; the paper hears within 1.0. Reward of an agent
-    and step: 5 within 0.1 of its goal, else minus the distance; minus 5 for each agent it touches, minus 5 for touching
+    and step: 5 within 0.1 of its goal, else minus the distance; minus `fine` for each agent it touches and for touching
     an obstacle. Whoever has arrived stays and goes on earning.
 
     Arguments:
@@ -52,6 +52,7 @@ class Target(PointTeam):
         obstacles: how many; None: by `density`.
         reward: `own`, or `team`: all get the team's mean (the published shared reward, the sum, divided by N).
         max_steps: of an episode (None: by `density`).
+        fine: what touching costs; 5 as published. A larger one teaches to keep away.
 
     Metrics: `success`, share of agents that were at their goal before the last step; `all_arrived`, whether every agent
     was (the paper's success); `collisions` per agent: pairs in touch and agents touching an obstacle, summed over the
@@ -72,6 +73,7 @@ class Target(PointTeam):
         obstacles: int | None = None,
         reward: Reward = "own",
         max_steps: int | None = None,
+        fine: float = 5.0,
     ) -> None:
         n = AGENTS if n_agents is None else n_agents
         if n < 1:
@@ -86,6 +88,9 @@ class Target(PointTeam):
             raise ValueError(f"expected reward to be own or team (got {reward!r})")
         if max_steps is not None and max_steps < 1:
             raise ValueError(f"expected at least one step (got max_steps={max_steps})")
+        if not 0 <= fine < math.inf:
+            raise ValueError(f"expected a fine of at least 0 (got {fine})")
+        self._fine = float(fine)
         self._half = math.sqrt(n / AGENTS) if density == "fixed" else 1.0
         if obstacles is None:
             obstacles = n * OBSTACLES // AGENTS if density == "fixed" else OBSTACLES
@@ -155,7 +160,7 @@ class Target(PointTeam):
         first = there & (state["arrived"] < 0) & valid.unsqueeze(-1)
         state["arrived"] = torch.where(first, state["steps"].unsqueeze(-1), state["arrived"])
         touching = touching.to(distance.dtype)  # [B, N, 2]: agents, obstacles
-        reward = torch.where(there, _PRIZE, -distance) - _FINE * touching.sum(-1)
+        reward = torch.where(there, _PRIZE, -distance) - self._fine * touching.sum(-1)
         if self.spec.shared_reward:
             reward = reward.mean(-1, keepdim=True).expand(-1, self.spec.n_agents).contiguous()
         last = self.spec.max_steps or 0
