@@ -37,7 +37,8 @@ def named(row: Row, folder: str) -> Row:
 
 def rows_of(scale: Path) -> list[Row]:
     """Rows of all sweeps, random and scripted play once."""
-    rows = [named(row, folder) for folder in NAMES for row in read_csv(scale / folder / "results.csv")]
+    played = [folder for folder in NAMES if (scale / folder / "results.csv").exists()]
+    rows = [named(row, folder) for folder in played for row in read_csv(scale / folder / "results.csv")]
     return list({(row.method, row.mode, row.n_agents, row.condition, row.metric): row for row in rows}.values())
 
 
@@ -56,7 +57,8 @@ def table(rows: list[Row]) -> list[str]:
         known = [row.method for row in rows if (row.mode, row.metric) == (mode, METRIC)]
         lines += [f"| {mode} play | {told(method, mode, METRIC)} | | | |" for method in known]
     trained = [(f"from scratch, {name}", name, "scratch") for name in SCRATCH.values()]
-    for title, name, mode in [*trained, *((name, name, "fine_tuned") for name in NAMES.values())]:
+    known = {row.method for row in rows}
+    for title, name, mode in [*trained, *((name, name, "fine_tuned") for name in NAMES.values() if name in known)]:
         figures = [told(name, "zero_shot", METRIC), told(name, mode, METRIC), told(name, mode, "curve_area")]
         lines.append(f"| {title} | {' | '.join(figures)} | {told(name, mode, 'frames_to_90', ',.0f')} |")
     return lines

@@ -21,7 +21,7 @@ near=(fine_tune.near.weight=1)
 play relation plain '[zero_shot,fine_tuned,scratch]'
 play gated gated_near '[zero_shot,fine_tuned,scratch]' "${near[@]}"
 play relation-turned turned_plain '[zero_shot,fine_tuned]'
+play gated-turned turned_gated_near '[zero_shot,fine_tuned]' "${near[@]}"
 play relation-turned turned_near '[zero_shot,fine_tuned]' "${near[@]}"
 play gated-turned turned_gated '[zero_shot,fine_tuned]'
-play gated-turned turned_gated_near '[zero_shot,fine_tuned]' "${near[@]}"
 $PY experiments/bad_transfer/page.py "$study/scale"
