@@ -35,16 +35,27 @@ def is_finished(folder: Path, frames: int = 0) -> bool:
     return summary.get("status") == "finished" and summary["frames"] >= frames
 
 
-def train(folder: Path, options: str, seconds: float | None = None, frames: int | None = None) -> None:
-    """A run, unless it is finished; one that was stopped, or had fewer than `frames`, goes on."""
-    if is_finished(folder, frames or 0):
-        return
+def train(folder: Path, options: str, seconds: float | None = None, frames: int | None = None) -> Path:
+    """A run, unless it is finished; one that was stopped, or had fewer than `frames`, goes on. Its folder."""
     wanted = [] if frames is None else [f"frames={frames}"]
+    if is_finished(folder, frames or 0):
+        return folder
     if (folder / "checkpoints" / "last").exists():
         gcoord("train", f"resume={folder}", *wanted, seconds=seconds)
-        return
-    shutil.rmtree(folder, ignore_errors=True)  # stopped before its first checkpoint
-    gcoord("train", f"run_dir={folder}", *options.split(), *wanted, seconds=seconds)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)  # stopped before its first checkpoint
+        gcoord("train", f"run_dir={folder}", *options.split(), *wanted, seconds=seconds)
+    return folder
+
+
+def record(folder: Path, kinds: Sequence[str], options: str) -> Path:
+    """A dataset with a recording of each kind, unless it is whole; one that was cut short is begun anew. Its folder."""
+    if not (folder / "whole").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        for kind in kinds:
+            gcoord("record", *options.split(), *kind.split(), f"out={folder}")
+        (folder / "whole").touch()
+    return folder
 
 
 def sweep(folders: Sequence[Path], sizes: Sequence[int], out: Path, *options: str) -> list[Row]:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from experiments import commands  # noqa: E402
+from experiments import folders  # noqa: E402
 from gcoord.scaleup.report import read_csv  # noqa: E402
 
 SPREAD, MAGENT = (importlib.import_module(f"experiments.{name}.run") for name in ("spread", "dgn_magent"))
@@ -64,20 +64,20 @@ def test_what_is_there_is_not_made_again_and_what_was_cut_short_goes_on(
 ) -> None:
     said: list[tuple[str, ...]] = []
 
-    def says(*words: str) -> None:
+    def says(*words: str, seconds: float | None = None) -> None:
         said.append(words)
         if words[0] == "record":
             Path(words[-1].removeprefix("out=")).mkdir(exist_ok=True)
 
-    monkeypatch.setattr(commands, "gcoord", says)
+    monkeypatch.setattr(folders, "gcoord", says)
     games, run = tmp_path / "games", tmp_path / "run"
     for _ in range(2):
-        commands.recorded(games, ["policy=scripted", "policy=noisy epsilon=0.1"], "env=a")
+        folders.record(games, ["policy=scripted", "policy=noisy epsilon=0.1"], "env=a")
     assert [words[2:-1] for words in said] == [("policy=scripted",), ("policy=noisy", "epsilon=0.1")]
     said.clear()
-    commands.trained(run, "env=a")
+    folders.train(run, "env=a")
     (run / "checkpoints" / "last").mkdir(parents=True)
-    commands.trained(run, "env=a")
-    (run / "summary.json").write_text(json.dumps({"status": "finished"}))
-    commands.trained(run, "env=a")
-    assert said == [("train", "env=a", f"run_dir={run}"), ("train", f"resume={run}")]
+    folders.train(run, "env=a")
+    (run / "summary.json").write_text(json.dumps({"status": "finished", "frames": 1}))
+    folders.train(run, "env=a")
+    assert said == [("train", f"run_dir={run}", "env=a"), ("train", f"resume={run}")]

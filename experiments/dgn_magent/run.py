@@ -17,9 +17,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
+from experiments import folders  # noqa: E402
 from experiments.cells import replaced  # noqa: E402
-from experiments.commands import gcoord, recorded, trained  # noqa: E402
-from gcoord.scaleup.report import Row, read_csv, write_csv  # noqa: E402
+from gcoord.scaleup.report import Row, write_csv  # noqa: E402
 
 LEARNT, SEED = 20, 1000
 # Published: reward and attacks on fellows, or kills, deaths and their ratio; https://arxiv.org/abs/1810.09202.
@@ -95,38 +95,25 @@ def learn(name: str, seeds: Sequence[int], folder: Path) -> None:
     """Games, clones and practised policies of a task."""
     task = TASKS[name]
     env = f"env=magent/dgn_{name}"
-    games = recorded(
+    games = folders.record(
         folder / "games",
         [task.games],
-        *(env, f"+env.density={task.density}", f"n_agents={LEARNT}", "num_envs=16", "policy=scripted"),
+        f"{env} +env.density={task.density} n_agents={LEARNT} num_envs=16 policy=scripted",
     )
-    shared = (
-        env,
-        f"env.density={task.density}",
-        "env.workers=0",
-        f"n_agents={LEARNT}",
-        *MODEL.split(),
-        *JUDGED.split(),
-    )
+    shared = f"{env} env.density={task.density} env.workers=0 n_agents={LEARNT} {MODEL} {JUDGED}"
     for method, options in task.methods.items():
         for seed in seeds:
             start = f"dataset={games}" if method == "bc" else f"init_from={folder / 'bc' / str(seed)}"
-            trained(folder / method / str(seed), *shared, *options.split(), start, f"seed={seed}")
+            folders.train(folder / method / str(seed), f"{shared} {options} {start} seed={seed}")
 
 
-def judge(name: str, method: str, folders: Sequence[Path], sampled: float, out: Path) -> list[Row]:
+def judge(name: str, method: str, runs: Sequence[Path], sampled: float, out: Path) -> list[Row]:
     """Games of a method's runs, a share of the actions sampled, and those of random play and the script."""
     task = TASKS[name]
-    gcoord(
-        "evaluate",
-        f"run=[{','.join(map(str, folders))}]",
-        f"n_agents=[{','.join(map(str, task.sizes))}]",
-        *(f"episodes={task.episodes}", f"num_envs={task.episodes}", f"epsilon={sampled}", f"seed={SEED}"),
-        *("device=cpu", "processes=1", f"out={out}"),
-    )
+    options = f"episodes={task.episodes} num_envs={task.episodes} epsilon={sampled} seed={SEED} device=cpu processes=1"
     return [
         row if row.mode in ("random", "scripted") else dataclasses.replace(row, method=method)
-        for row in read_csv(out / "results.csv")
+        for row in folders.sweep(runs, task.sizes, out, *options.split())
     ]
 
 
@@ -135,10 +122,10 @@ def gather(tasks: Sequence[str], seeds: Sequence[int], runs: Path) -> list[Row]:
     rows: dict[tuple[str, ...], Row] = {}
     for name in tasks:
         for method in TASKS[name].methods:
-            folders = [runs / name / method / str(seed) for seed in seeds]
-            folders = [folder for folder in folders if (folder / "policy.json").exists()]
-            for sampled in TASKS[name].sampled if folders else ():
-                for row in judge(name, method, folders, sampled, runs / name / "judged" / f"{method}-{sampled}"):
+            trained = [runs / name / method / str(seed) for seed in seeds]
+            trained = [folder for folder in trained if folders.is_finished(folder)]
+            for sampled in TASKS[name].sampled if trained else ():
+                for row in judge(name, method, trained, sampled, runs / name / "judged" / f"{method}-{sampled}"):
                     rows.setdefault((row.world, label(row), str(row.n_agents), row.metric), row)
     return list(rows.values())
 

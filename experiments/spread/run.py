@@ -22,13 +22,13 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from experiments import folders  # noqa: E402
 from experiments.cells import replaced  # noqa: E402
-from experiments.commands import gcoord, recorded, trained  # noqa: E402
 from gcoord import load, make_env  # noqa: E402
 from gcoord.data.playing import Act, acts, play  # noqa: E402
 from gcoord.data.tallies import Keys  # noqa: E402
 from gcoord.scaleup.playing import scripted  # noqa: E402
-from gcoord.scaleup.report import Row, read_csv, write_csv  # noqa: E402
+from gcoord.scaleup.report import Row, write_csv  # noqa: E402
 from gcoord.scaleup.statistics import interval  # noqa: E402
 
 LEARNT = 3
@@ -36,7 +36,7 @@ SIZES = {"arena": (3, 4, 5, 6, 12, 24), "fixed": (12, 24)}
 EPISODES, SEED = {"arena": 300, "fixed": 100}, 1000
 PATIENCE, PATIENT = 40, 60  # exchanges of claims, of those who are given more, and their episodes
 RADII = (0.1, 0.2, 0.3, 0.5)  # at which the published code counts
-WORLD = ("env=native/spread", "env.density=arena")
+WORLD = "env=native/spread env.density=arena"
 MODEL = "topology=complete model.encoder.claims=2 model.encoder.claim_rounds=12 model.encoder.rounds=1"
 JUDGED = "evaluation.episodes=200 evaluation.num_envs=200 log.tensorboard=false threads=1 device=cpu"
 CLONE = "algo=bc source.minibatch=256 algo.lr=2e-3 algo.lr_end=0.02 evaluation.frames=150000"
@@ -50,18 +50,13 @@ PAPER = {
 NAMES = {"bc": "learnt with 3", "random": "random", "script": "claiming script", "assigned": "planner that sees all"}
 
 
-def judge(density: str, folders: Sequence[Path], out: Path) -> list[Row]:
+def judge(density: str, runs: Sequence[Path], out: Path) -> list[Row]:
     """Greedy games of the runs, with messages and without."""
-    sizes = ",".join(map(str, SIZES[density]))
     episodes = EPISODES[density]
-    options = (f"n_agents=[{sizes}]", f"episodes={episodes}", f"num_envs={episodes}", f"seed={SEED}", "processes=1")
+    options = f"episodes={episodes} num_envs={episodes} seed={SEED} processes=1 device=cpu env.density={density}"
     conditions = "conditions=[none,cut:1]" if density == "arena" else "conditions=[]"
-    runs = f"run=[{','.join(map(str, folders))}]"
-    gcoord("evaluate", runs, *options, conditions, f"env.density={density}", "device=cpu", f"out={out}")
-    return [
-        row if row.mode in ("random", "scripted") else dataclasses.replace(row, method="bc")
-        for row in read_csv(out / "results.csv")
-    ]
+    rows = folders.sweep(runs, SIZES[density], out, *options.split(), conditions)
+    return [row if row.mode in ("random", "scripted") else dataclasses.replace(row, method="bc") for row in rows]
 
 
 def rows_of(density: str, n: int, who: dict[str, Any], games: Sequence[dict[str, Tensor]]) -> list[Row]:
@@ -88,13 +83,13 @@ def planner(density: str, seeds: int) -> list[Row]:
     return rows
 
 
-def patient(density: str, folders: Sequence[Path], frames: int) -> list[Row]:
+def patient(density: str, trained: Sequence[Path], frames: int) -> list[Row]:
     """The runs with more exchanges of claims than they learnt with, where there are many to agree."""
     rows = []
     for n in (size for size in SIZES[density] if size >= 6):
         env = make_env("native/spread", n_agents=n, num_envs=PATIENT, density=density)
         games = []
-        for i, folder in enumerate(folders):
+        for i, folder in enumerate(trained):
             agent = load(folder).agent
             agent.body.encoder.claims.rounds = PATIENCE
             games.append(play(env, acts(agent), None, PATIENT, SEED + i))
@@ -103,16 +98,16 @@ def patient(density: str, folders: Sequence[Path], frames: int) -> list[Row]:
     return rows
 
 
-def radii(folders: Sequence[Path], frames: int) -> list[Row]:
+def radii(trained: Sequence[Path], frames: int) -> list[Row]:
     """Landmarks with an agent within so much at the end, in the same square: of the planner, the script and runs."""
     rows = []
     for n in PAPER["TransfQMix, published, trained on 3"]:
         env: Any = make_env("native/spread", n_agents=n, num_envs=EPISODES["arena"], density="arena")
         for name in ("assigned", "scripted"):
             who = {"method": "script" if name == "scripted" else name, "mode": "scripted"}
-            rows += rows_of("arena", n, who, [ends(env, scripted(env, name), SEED + i) for i in range(len(folders))])
+            rows += rows_of("arena", n, who, [ends(env, scripted(env, name), SEED + i) for i in range(len(trained))])
         who = {"method": "bc", "mode": "zero_shot", "train_n_agents": str(LEARNT), "frames": frames}
-        rows += rows_of("arena", n, who, [ends(env, acts(load(f).agent), SEED + i) for i, f in enumerate(folders)])
+        rows += rows_of("arena", n, who, [ends(env, acts(load(f).agent), SEED + i) for i, f in enumerate(trained)])
     return rows
 
 
@@ -128,13 +123,13 @@ def ends(env: Any, act: Act, seed: int) -> dict[str, Tensor]:
 
 def gather(runs: Path, seeds: Sequence[int]) -> list[Row]:
     """All rows."""
-    folders = [runs / "bc" / str(seed) for seed in seeds]
+    trained = [runs / "bc" / str(seed) for seed in seeds]
     rows = []
     for density in SIZES:
-        rows += judge(density, folders, runs / "judged" / density)
+        rows += judge(density, trained, runs / "judged" / density)
         frames = max(row.frames for row in rows)
-        rows += planner(density, len(seeds)) + patient(density, folders, frames)
-    return rows + radii(folders, frames)
+        rows += planner(density, len(seeds)) + patient(density, trained, frames)
+    return rows + radii(trained, frames)
 
 
 def label(row: Row) -> str:
@@ -230,13 +225,13 @@ if __name__ == "__main__":
     parser.add_argument("--runs", type=Path, default=Path("runs/spread_claims"))
     given = parser.parse_args()
     folder = given.runs.resolve()
-    games = recorded(
+    games = folders.record(
         folder / "games",
         GAMES,
-        *("env=native/spread", "+env.density=arena", "script=assigned", f"n_agents={LEARNT}"),
-        *(f"episodes={given.episodes}", "num_envs=300"),
+        "env=native/spread +env.density=arena script=assigned num_envs=300 "
+        f"n_agents={LEARNT} episodes={given.episodes}",
     )
-    shared = f"{CLONE} {MODEL} {JUDGED} n_agents={LEARNT} frames={given.frames} algo.lr_frames={given.frames}"
+    shared = f"{WORLD} {CLONE} {MODEL} {JUDGED} n_agents={LEARNT} frames={given.frames} algo.lr_frames={given.frames}"
     for seed in given.seeds:
-        trained(folder / "bc" / str(seed), *WORLD, *shared.split(), f"dataset={games}", f"seed={seed}")
+        folders.train(folder / "bc" / str(seed), f"{shared} dataset={games} seed={seed}")
     write(gather(folder, given.seeds))
