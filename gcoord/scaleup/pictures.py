@@ -227,31 +227,42 @@ def tuning(curves: Sequence[Curve], path: Path, metric: str = "return_per_agent"
     sizes = sorted({curve.n_agents for curve in curves if curve.mode == "fine_tuned"})
     if not sizes:
         return False
-    with _figure(path, (4.4 * min(len(sizes), 3), 3.4 * math.ceil(len(sizes) / 3))) as figure:
-        axes = list(figure.subplots(math.ceil(len(sizes) / 3), min(len(sizes), 3), squeeze=False).flat)
+    shown = [curve for curve in curves if curve.n_agents in sizes]
+    looks = {name: i for i, name in enumerate(dict.fromkeys(_trained(curve) for curve in shown))}
+    across, down = min(len(sizes), 3), math.ceil(len(sizes) / 3)
+    with _figure(path, (max(4.4 * across, 5.5), 3.4 * down + 0.25 * len(looks))) as figure:
+        axes = list(figure.subplots(down, across, squeeze=False).flat)
         for ax, n in zip(axes, sizes, strict=False):
-            for i, curve in enumerate(one for one in curves if one.n_agents == n):
-                color, line = COLORS[i % len(COLORS)], "--" if curve.mode == "scratch" else "-"
-                told = f"{curve.method}, {NAMES[curve.mode]}"
-                told += f" from {curve.train_n_agents}" if curve.mode != "scratch" else ""
+            for curve in (one for one in shown if one.n_agents == n):
+                place = looks[_trained(curve)]
+                color, line = COLORS[place % len(COLORS)], "--" if curve.mode == "scratch" else "-"
+                marker = MARKERS[place % len(MARKERS)]
                 ax.plot(
                     curve.frames,
                     curve.value,
                     color=color,
                     linestyle=line,
-                    marker=MARKERS[i % 8],
+                    marker=marker,
                     markersize=4,
-                    label=told,
+                    label=_trained(curve),
                 )
                 if curve.low is not None and curve.high is not None:
                     ax.fill_between(curve.frames, curve.low, curve.high, color=color, alpha=0.15, linewidth=0)
             _frames(ax)
             ax.set(xlabel="frames trained at this size", ylabel=words(metric), title=f"{n} agents")
-            ax.legend(fontsize=8, frameon=False)
             _plain(ax)
         for ax in axes[len(sizes) :]:
             ax.set_axis_off()
+        of_label = {name: one for ax in axes for one, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+        handles = [of_label[name] for name in looks]
+        figure.legend(handles, list(looks), loc="outside lower center", fontsize=8, frameon=False)
     return True
+
+
+def _trained(curve: Curve) -> str:
+    """How a training is called."""
+    told = f"{curve.method}, {NAMES[curve.mode]}"
+    return told + (f" from {curve.train_n_agents}" if curve.mode != "scratch" else "")
 
 
 def _methods(rows: Sequence[Row]) -> list[str]:

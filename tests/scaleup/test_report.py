@@ -8,10 +8,13 @@ import math
 from io import StringIO
 
 import matplotlib.figure
+import numpy as np
 import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
+from gcoord.scaleup.curves import Curve
+from gcoord.scaleup.pictures import tuning
 from gcoord.scaleup.report import Row, normalised, plot, read_csv, table, write_csv, write_json
 
 SCHEMA = "world,density,train_n_agents,n_agents,method,mode,condition,metric,value,ci_low,ci_high,episodes,seeds,frames"
@@ -223,3 +226,30 @@ def test_worlds_get_panels_of_their_own_and_figures_that_are_no_numbers_are_left
     ]
     with pytest.raises(ValueError, match="at least one results row"):
         plot([], tmp_path / "none.png")
+
+
+def test_the_legend_of_tuning_curves_lies_below_them_and_tells_each_once(tmp_path, monkeypatch):
+    figures = []
+    original = matplotlib.figure.Figure.savefig
+    monkeypatch.setattr(
+        matplotlib.figure.Figure, "savefig", lambda self, *a, **k: (figures.append(self), original(self, *a, **k))
+    )
+    frames = np.array([0.0, 100.0])
+    curves = [
+        Curve("w", "fixed", trained, n, f"method {k}", mode, "", frames, frames + k, frames, frames + 2 * k, 3)
+        for n in (8, 16)
+        for k in range(4)
+        for mode, trained in (("fine_tuned", "4"), ("scratch", str(n)))
+        if n == 16 or k != 1  # one is not there at every size
+    ]
+    assert tuning(curves, tmp_path / "tuning.png")
+    (figure,) = figures
+    legend = figure.legends[0]
+    names = [text.get_text() for text in legend.get_texts()]
+    assert len(names) == len(set(names)) == 8 and "method 0, fine-tuned from 4" in names
+    below = min(ax.get_tightbbox().y0 for ax in figure.axes)
+    assert legend.get_window_extent().y1 <= below + 1
+    colors = {}
+    for ax in figure.axes:
+        for line in ax.get_lines():
+            assert colors.setdefault(line.get_label(), line.get_color()) == line.get_color()
