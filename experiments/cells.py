@@ -27,6 +27,7 @@ from gcoord.command import run_command
 from gcoord.data.playing import Act, acts, play
 from gcoord.envs.team import TeamEnv
 from gcoord.run_folder import read_config
+from gcoord.scaleup.report import Row
 from gcoord.train import train, validate
 
 METRIC = "return_per_agent"
@@ -176,6 +177,11 @@ def seconds(members: list[dict[str, Any]]) -> str:
     """Processor seconds of the longest run that was not cut short, in words."""
     spent = [one["processor_seconds"] for one in members if one.get("processor_seconds")]
     return f"{max(spent):.0f}" if spent else ""
+
+
+def number(row: Row | None, form: str = ".3g", absent: str = "") -> str:
+    """A value with its interval, as a table's cell."""
+    return absent if row is None else f"{row.value:{form}} [{row.ci_low:{form}}, {row.ci_high:{form}}]"
 
 
 def replaced(path: Path, name: str, lines: list[str]) -> None:

@@ -137,7 +137,7 @@ def line_of(entry: Entry) -> str:
     """A world in one line: name, sizes, what is seen and done."""
     said = facts(entry)
     if entry.spec is None:
-        return f"{entry.name:<28} {said['sizes']:<12} needs {needed(entry.card)}, which is not installed"
+        return f"{entry.name:<28} {said['sizes']:<12} needs {said['extra']}, which is not installed"
     parts = [f"sees {said['observation']}", f"does {said['actions']}", f"reward {said['reward']}"]
     parts += [f"kinds {said['kinds']}"] * (said["kinds"] != "one") + ["deaths"] * entry.card.dies
     parts += [f"positions {said['positions']}"] + [said["extra"]] * bool(said["extra"])

@@ -6,7 +6,6 @@ import csv
 import itertools
 import json
 
-import matplotlib.figure
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -159,16 +158,11 @@ def test_the_command_writes_table_and_picture(runs, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
-def test_long_names_of_methods_lie_beside_each_other(tmp_path, monkeypatch, count):
-    figures = []
-    original = matplotlib.figure.Figure.savefig
-    monkeypatch.setattr(
-        matplotlib.figure.Figure, "savefig", lambda self, *a, **k: (figures.append(self), original(self, *a, **k))
-    )
+def test_long_names_of_methods_lie_beside_each_other(tmp_path, drawn, count):
     for i in range(count):
         make(tmp_path / str(i), lr=0.001 * (i + 1) + 1e-9)
     assert go(f"runs=[{tmp_path}/*]", f"out={tmp_path}/out") == 0
-    (ax,) = [ax for ax in figures[0].axes if "improves" in ax.get_title()]
+    (ax,) = [ax for ax in drawn[0].axes if "improves" in ax.get_title()]
     corners = [label.get_window_extent() for label in ax.get_xticklabels()]
     if count == 2:
         assert all(one.x1 < other.x0 for one, other in itertools.pairwise(corners))

@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from experiments import folders  # noqa: E402
-from experiments.cells import replaced  # noqa: E402
+from experiments.cells import number, replaced  # noqa: E402
 from gcoord.scaleup.report import Row, read_csv, write_csv  # noqa: E402
 
 METRIC = "return_per_agent"
@@ -97,13 +97,8 @@ def table(rows: Sequence[Row], world: str) -> list[str]:
     for method in ("random", "scripted", *PARTS):
         if (method, sizes[0]) in here:
             told = PARTS[method][0] if method in PARTS else f"{method} play"
-            lines.append(f"| {told} | {' | '.join(number(here[method, n]) for n in sizes)} |")
+            lines.append(f"| {told} | {' | '.join(number(here[method, n], '.1f') for n in sizes)} |")
     return lines
-
-
-def number(row: Row) -> str:
-    """A value with its interval."""
-    return f"{row.value:.1f} [{row.ci_low:.1f}, {row.ci_high:.1f}]"
 
 
 def draw(rows: Sequence[Row]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from experiments.cells import replaced  # noqa: E402
+from experiments.cells import number, replaced  # noqa: E402
 from gcoord.scaleup.curves import curves, read_curves  # noqa: E402
 from gcoord.scaleup.pictures import tuning  # noqa: E402
 from gcoord.scaleup.report import Row, read_csv, write_csv  # noqa: E402
@@ -48,7 +48,7 @@ def table(rows: list[Row]) -> list[str]:
     def told(method: str, mode: str, metric: str, form: str = ".1f") -> str:
         for row in rows:
             if (row.method, row.mode, row.metric) == (method, mode, metric):
-                return f"{row.value:{form}} [{row.ci_low:{form}}, {row.ci_high:{form}}]"
+                return number(row, form)
         return "not reached" if metric == "frames_to_90" else ""
 
     lines = ["| what goes on at 12 agents | before | after | mean of its curve | frames to 90 % of scratch |"]

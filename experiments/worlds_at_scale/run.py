@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from experiments import folders  # noqa: E402
-from experiments.cells import replaced  # noqa: E402
+from experiments.cells import number, replaced  # noqa: E402
 from gcoord.scaleup.report import Row, plot, read_csv, write_csv  # noqa: E402
 
 METRIC = "return_per_agent"
@@ -128,11 +128,6 @@ def table(rows: Sequence[Row]) -> list[str]:
         trained = here["zero_shot", METRIC].train_n_agents
         lines.append(f"| {name} | {trained} | {size} | {' | '.join(figures)} |")
     return lines
-
-
-def number(row: Row | None) -> str:
-    """A value with its interval, to three digits."""
-    return "" if row is None else f"{row.value:.3g} [{row.ci_low:.3g}, {row.ci_high:.3g}]"
 
 
 if __name__ == "__main__":

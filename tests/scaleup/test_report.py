@@ -7,7 +7,6 @@ import json
 import math
 from io import StringIO
 
-import matplotlib.figure
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -160,20 +159,6 @@ def test_unknown_metrics_are_refused():
         table(sweep(), ["speed"])
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that were saved."""
-    figures = []
-    original = matplotlib.figure.Figure.savefig
-
-    def savefig(self, *args, **kwargs):
-        figures.append(self)
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", savefig)
-    return figures
-
-
 def test_the_picture_shows_the_rows(tmp_path, drawn):
     plot(sweep(), tmp_path / "scale.png")
     assert imread(tmp_path / "scale.png").std() > 0 and len(list(tmp_path.iterdir())) == 1
@@ -228,12 +213,7 @@ def test_worlds_get_panels_of_their_own_and_figures_that_are_no_numbers_are_left
         plot([], tmp_path / "none.png")
 
 
-def test_the_legend_of_tuning_curves_lies_below_them_and_tells_each_once(tmp_path, monkeypatch):
-    figures = []
-    original = matplotlib.figure.Figure.savefig
-    monkeypatch.setattr(
-        matplotlib.figure.Figure, "savefig", lambda self, *a, **k: (figures.append(self), original(self, *a, **k))
-    )
+def test_the_legend_of_tuning_curves_lies_below_them_and_tells_each_once(tmp_path, drawn):
     frames = np.array([0.0, 100.0])
     curves = [
         Curve("w", "fixed", trained, n, f"method {k}", mode, "", frames, frames + k, frames, frames + 2 * k, 3)
@@ -243,7 +223,7 @@ def test_the_legend_of_tuning_curves_lies_below_them_and_tells_each_once(tmp_pat
         if n == 16 or k != 1  # one is not there at every size
     ]
     assert tuning(curves, tmp_path / "tuning.png")
-    (figure,) = figures
+    (figure,) = drawn
     legend = figure.legends[0]
     names = [text.get_text() for text in legend.get_texts()]
     assert len(names) == len(set(names)) == 8 and "method 0, fine-tuned from 4" in names
